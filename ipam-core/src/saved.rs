@@ -1,0 +1,193 @@
+//! What of the pool outlives the process, within one boot.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::eni::{Attachment, Eni, Owner, Phase};
+use crate::lease::{Lease, PodRef, SandboxKey};
+use crate::state::PoolState;
+use crate::{EniId, MacAddr, Now, SecurityGroupId, SubnetId};
+
+/// Leases, cooldowns, and what EC2 has confirmed since this boot.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saved {
+    /// Every lease, provisional ones included.
+    pub leases: Vec<SavedLease>,
+    /// Addresses that rest.
+    pub cooling: Vec<SavedCooling>,
+    /// Blocks given back lately: EC2's describe may list them still.
+    #[serde(default)]
+    pub gone: Vec<(IpNetwork, Now)>,
+    /// ENIs deleted lately: likewise.
+    #[serde(default)]
+    pub buried: Vec<(EniId, Now)>,
+    /// ENIs that are ours, with their confirmed addresses: served
+    /// when EC2 cannot be asked.
+    pub enis: Vec<SavedEni>,
+}
+
+/// A lease on file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedLease {
+    /// Whose it is.
+    pub key: SandboxKey,
+    /// The pod, where it is known.
+    pub pod: Option<PodRef>,
+    /// The address.
+    pub address: IpAddr,
+    /// The ENI that carries it.
+    pub eni: EniId,
+    /// When it was given.
+    pub since: Now,
+    /// The host end of the veth pair; `None` for a provisional lease.
+    pub host_ifname: Option<String>,
+}
+
+/// A resting address on file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedCooling {
+    /// The address.
+    pub address: IpAddr,
+    /// The end of its rest.
+    pub until: Now,
+}
+
+/// An ENI on file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedEni {
+    /// Its id.
+    pub id: EniId,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Whether it is the instance's first.
+    pub primary: bool,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// The subnet's block, where it is known.
+    pub subnet_cidr: Option<IpNetwork>,
+    /// Its primary address.
+    pub primary_ip: IpAddr,
+    /// Its security groups.
+    pub groups: Vec<SecurityGroupId>,
+    /// Where it stands: one that is being given back must not be taken for
+    /// attached because EC2's describe lags.
+    pub phase: Phase,
+    /// Its attachment.
+    pub attachment: Option<Attachment>,
+    /// When the pool first knew it.
+    pub first_seen: Now,
+    /// Secondary addresses and when EC2 confirmed them.
+    pub singles: Vec<(IpAddr, Now)>,
+    /// Prefixes and when EC2 confirmed them.
+    pub prefixes: Vec<(IpNetwork, Now)>,
+}
+
+impl PoolState {
+    /// What is to be written down now.
+    pub fn save(&self) -> Saved {
+        Saved {
+            leases: self
+                .leases
+                .values()
+                .map(|lease| SavedLease {
+                    key: lease.key.clone(),
+                    pod: lease.pod.clone(),
+                    address: lease.address,
+                    eni: lease.eni.clone(),
+                    since: lease.since,
+                    host_ifname: lease.host_ifname.clone(),
+                })
+                .collect(),
+            cooling: self
+                .cooling
+                .iter()
+                .map(|(address, until)| SavedCooling { address: *address, until: *until })
+                .collect(),
+            gone: self.gone.iter().map(|(block, until)| (*block, *until)).collect(),
+            buried: self.buried.iter().map(|(eni, until)| (eni.clone(), *until)).collect(),
+            enis: self.enis.values().filter_map(|eni| self.save_eni(eni)).collect(),
+        }
+    }
+
+    fn save_eni(&self, eni: &Eni) -> Option<SavedEni> {
+        if matches!(eni.owner, Owner::Foreign(_)) {
+            return None;
+        }
+        Some(SavedEni {
+            id: eni.id.clone(),
+            mac: eni.mac,
+            primary: eni.owner == Owner::Primary,
+            subnet: eni.subnet.clone(),
+            subnet_cidr: self.subnet_cidr(&eni.subnet),
+            primary_ip: eni.primary_ip,
+            groups: eni.groups.iter().cloned().collect(),
+            phase: eni.phase,
+            attachment: eni.attachment.clone(),
+            first_seen: eni.first_seen,
+            singles: eni.singles.iter().map(|(a, at)| (*a, *at)).collect(),
+            prefixes: eni.prefixes.iter().map(|(p, at)| (*p, *at)).collect(),
+        })
+    }
+
+    /// Takes in what an earlier process of this boot wrote. Its ENIs are a
+    /// hint until EC2 is asked; a provisional lease may have reached the wire,
+    /// so it cools down when it is released. Two leases of one address cannot
+    /// have been written; should a file hold them, the first stays.
+    pub fn restore(&mut self, saved: Saved) {
+        self.history_known = true;
+        for eni in saved.enis {
+            let state = self.subnets.entry(eni.subnet.clone()).or_default();
+            state.cidr = state.cidr.or(eni.subnet_cidr);
+            let known = Eni {
+                id: eni.id.clone(),
+                mac: eni.mac,
+                owner: if eni.primary { Owner::Primary } else { Owner::Ours },
+                subnet: eni.subnet,
+                primary_ip: eni.primary_ip,
+                groups: eni.groups.into_iter().collect(),
+                phase: eni.phase,
+                attachment: eni.attachment,
+                first_seen: eni.first_seen,
+                singles: eni.singles.into_iter().collect(),
+                prefixes: eni.prefixes.into_iter().collect(),
+                doubtful: BTreeSet::new(),
+            };
+            self.enis.insert(eni.id, known);
+        }
+        self.gone.extend(saved.gone);
+        self.buried.extend(saved.buried);
+        for lease in saved.leases {
+            if self.holders.contains_key(&lease.address) || self.leases.contains_key(&lease.key) {
+                continue;
+            }
+            self.holders.insert(lease.address, lease.key.clone());
+            self.leases.insert(
+                lease.key.clone(),
+                Lease {
+                    key: lease.key,
+                    pod: lease.pod,
+                    address: lease.address,
+                    eni: lease.eni,
+                    since: lease.since,
+                    host_ifname: lease.host_ifname,
+                    history_known: false,
+                },
+            );
+        }
+        self.cooling.extend(saved.cooling.into_iter().map(|c| (c.address, c.until)));
+    }
+
+    /// IMDS does not list `address` on its ENI, and EC2 cannot be asked: it is
+    /// not served from the checkpoint. Prefixes likewise.
+    pub fn contradict(&mut self, is_listed: impl Fn(&Eni, IpNetwork) -> bool) {
+        for eni in self.enis.values_mut() {
+            let view = eni.clone();
+            eni.singles.retain(|address, _| is_listed(&view, IpNetwork::from(*address)));
+            eni.prefixes.retain(|prefix, _| is_listed(&view, *prefix));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The policy compiler: from a cluster's objects to the kernel's maps.
+//!
+//! Membership test: pure. No clock, no I/O, no randomness, no async, and no type of
+//! any Kubernetes crate; the same inputs give the same outputs.
+//!
+//! The way of a change:
+//!
+//! 1. [`parse`] turns policies as written into the [`model`], with [`Finding`]s.
+//! 2. [`Compiler::compile`] turns a [`Cluster`] and this node's pods into [`Tables`]:
+//!    terms, classes, sets, profiles and rows by number. Numbers belong to contents
+//!    and are kept from one compilation to the next.
+//! 3. [`plan`] compares what is in the maps with what shall be and yields [`Step`]s in
+//!    an order in which no packet ever meets half a change.
+//!
+//! Beside it: [`oracle`], a slow direct reading of the specification, [`explain`] on
+//! top of it, and [`Evaluator`], which walks [`Tables`] as the programs walk the maps.
+
+#![forbid(unsafe_code)]
+
+mod compile;
+mod evaluate;
+mod explain;
+mod finding;
+mod ids;
+pub mod model;
+pub mod oracle;
+pub mod parse;
+mod plan;
+mod tables;
+mod text;
+
+pub use compile::{Compiled, Compiler, CompilerOptions};
+pub use evaluate::{Decision, Evaluator, Query};
+pub use explain::{Explanation, Judgement, explain};
+pub use finding::{Finding, FindingReason, ObjectKind};
+pub use ids::{ClassId, ProfileId, RuleId, RuleName, SetId};
+pub use model::{Cluster, LocalPod, PodIdentity};
+pub use plan::{Step, plan};
+pub use tables::{EndpointSets, Tables, Transition, VipAddress, VipTarget};

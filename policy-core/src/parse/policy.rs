@@ -1,0 +1,148 @@
+//! A whole policy.
+
+use super::block::parse_block;
+use super::port::parse_port;
+use super::raw::{RawPeer, RawPolicy, RawPort, RawRule};
+use super::selector::parse_selector;
+use crate::finding::{Finding, FindingReason, ObjectKind};
+use crate::model::{NamespaceMatch, Peer, Peers, Policy, PortMatch, Ports, Rule, Selector};
+
+/// Parses a policy. It always yields one that can be enforced: what is not understood
+/// is closed, with a finding.
+pub fn parse_policy(raw: &RawPolicy) -> (Policy, Vec<Finding>) {
+    let mut parser = Parser { raw, findings: Vec::new() };
+    let policy = parser.policy();
+    (policy, parser.findings)
+}
+
+struct Parser<'a> {
+    raw: &'a RawPolicy,
+    findings: Vec<Finding>,
+}
+
+impl Parser<'_> {
+    fn find(&mut self, path: String, reason: FindingReason, message: String) {
+        self.findings.push(Finding {
+            kind: ObjectKind::NetworkPolicy,
+            namespace: self.raw.namespace.as_str().into(),
+            name: self.raw.name.as_str().into(),
+            path,
+            reason,
+            message,
+        });
+    }
+
+    fn policy(&mut self) -> Policy {
+        let (ingress, egress) = self.directions();
+        match parse_selector(&self.raw.pod_selector) {
+            Ok(subject) => Policy {
+                subject,
+                ingress: ingress.then(|| self.rules(&self.raw.ingress, "spec.ingress", "from")),
+                egress: egress.then(|| self.rules(&self.raw.egress, "spec.egress", "to")),
+            },
+            Err(fault) => {
+                self.find(
+                    "spec.podSelector".into(),
+                    FindingReason::InvalidSelector,
+                    format!("{fault}; every pod of the namespace is isolated instead"),
+                );
+                Policy {
+                    subject: Selector::everything(),
+                    ingress: ingress.then(Vec::new),
+                    egress: egress.then(Vec::new),
+                }
+            }
+        }
+    }
+
+    /// Which directions the policy isolates. Without types: ingress, and egress where
+    /// it has a rule.
+    fn directions(&mut self) -> (bool, bool) {
+        let (mut ingress, mut egress) = (false, false);
+        if self.raw.policy_types.is_empty() {
+            return (true, !self.raw.egress.is_empty());
+        }
+        for (index, name) in self.raw.policy_types.iter().enumerate() {
+            match name.as_str() {
+                "Ingress" => ingress = true,
+                "Egress" => egress = true,
+                other => {
+                    (ingress, egress) = (true, true);
+                    self.find(
+                        format!("spec.policyTypes[{index}]"),
+                        FindingReason::InvalidPolicyType,
+                        format!("policy type {other:?} is not known; both directions are isolated"),
+                    );
+                }
+            }
+        }
+        (ingress, egress)
+    }
+
+    fn rules(&mut self, raw: &[RawRule], path: &str, word: &str) -> Vec<Rule> {
+        raw.iter()
+            .enumerate()
+            .map(|(index, rule)| Rule {
+                peers: self.peers(&rule.peers, &format!("{path}[{index}].{word}")),
+                ports: self.ports(&rule.ports, &format!("{path}[{index}].ports")),
+            })
+            .collect()
+    }
+
+    fn peers(&mut self, raw: &[RawPeer], path: &str) -> Peers {
+        if raw.is_empty() {
+            return Peers::Any;
+        }
+        let peers = raw.iter().enumerate().filter_map(|(index, peer)| match self.peer(peer) {
+            Ok(peer) => Some(peer),
+            Err(fault) => {
+                let (reason, message) = fault;
+                let message = format!("{message}; this peer matches nothing");
+                self.find(format!("{path}[{index}]"), reason, message);
+                None
+            }
+        });
+        Peers::Only(peers.collect())
+    }
+
+    fn peer(&self, raw: &RawPeer) -> Result<Peer, (FindingReason, String)> {
+        let selector =
+            |fault: super::selector::SelectorFault| (FindingReason::InvalidSelector, fault.to_string());
+        let invalid = |message: String| (FindingReason::InvalidPeer, message);
+        match (&raw.namespace_selector, &raw.pod_selector, &raw.ip_block) {
+            (None, None, None) => Err(invalid("a peer says nothing".into())),
+            (None, None, Some(block)) => {
+                parse_block(block).map(Peer::Block).map_err(|fault| invalid(fault.to_string()))
+            }
+            (_, _, Some(_)) => Err(invalid("ipBlock cannot be combined with a selector".into())),
+            (namespaces, pods, None) => Ok(Peer::Pods {
+                namespaces: match namespaces {
+                    Some(raw) => NamespaceMatch::Selected(parse_selector(raw).map_err(selector)?),
+                    None => NamespaceMatch::Named(self.raw.namespace.as_str().into()),
+                },
+                pods: match pods {
+                    Some(raw) => parse_selector(raw).map_err(selector)?,
+                    None => Selector::everything(),
+                },
+            }),
+        }
+    }
+
+    fn ports(&mut self, raw: &[RawPort], path: &str) -> Ports {
+        if raw.is_empty() {
+            return Ports::All;
+        }
+        let mut ports: Vec<PortMatch> = Vec::with_capacity(raw.len());
+        for (index, port) in raw.iter().enumerate() {
+            match parse_port(port) {
+                Ok(port) => ports.push(port),
+                Err(fault) => self.find(
+                    format!("{path}[{index}]"),
+                    FindingReason::InvalidPort,
+                    format!("{fault}; this port matches nothing"),
+                ),
+            }
+        }
+        Ports::Only(ports)
+    }
+}

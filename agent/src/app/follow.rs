@@ -1,0 +1,91 @@
+//! Small loops that carry news from one part to another.
+
+use std::sync::Arc;
+
+use policy_core::model::PodState;
+
+use super::targets;
+use crate::config::Config;
+use crate::ipam::{Pool, Targets};
+use crate::k8s::ClusterHandle;
+use crate::metrics::Metrics;
+use crate::policy::Enforcer;
+use crate::ports::ClusterPort;
+use crate::readiness::{Part, Readiness};
+
+/// The pool's counts into the metrics.
+pub(super) async fn pool(pool: Pool, metrics: Metrics) -> &'static str {
+    let mut view = pool.view();
+    loop {
+        let counts = view.borrow_and_update().counts;
+        metrics.pool(&counts);
+        if view.changed().await.is_err() {
+            return "pool metrics";
+        }
+    }
+}
+
+/// Readiness into the metrics.
+pub(super) async fn readiness(readiness: Readiness, metrics: Metrics) -> &'static str {
+    let mut changes = readiness.changes();
+    loop {
+        metrics.ready.set(i64::from(changes.borrow_and_update().is_empty()));
+        if changes.changed().await.is_err() {
+            return "readiness";
+        }
+    }
+}
+
+/// Changes of the cluster: policy is compiled anew, the pool hears of the node and of pods on their way.
+pub(super) async fn cluster(
+    cluster: ClusterHandle,
+    enforcer: Arc<Enforcer<ClusterPort>>,
+    pool: Pool,
+    config: Config,
+    base: Targets,
+) -> &'static str {
+    let mut changes = cluster.changed();
+    let mut node = None;
+    loop {
+        let snapshot = changes.borrow_and_update().clone();
+        enforcer.cluster_changed().await;
+        cluster.publish_findings(snapshot.findings.iter());
+        if let Some(facts) = &snapshot.node
+            && node.as_ref() != Some(facts)
+        {
+            pool.retarget(targets(&base, &config, facts));
+            node = Some(Arc::clone(facts));
+        }
+        let pods = snapshot.cluster.namespaces.values().flat_map(|namespace| namespace.pods.values());
+        let expected = pods.filter(|pod| {
+            pod.node.as_deref() == Some(config.node_name.as_str())
+                && !pod.host_network
+                && pod.addresses.is_empty()
+                && pod.state == PodState::Live
+        });
+        pool.announce(u32::try_from(expected.count()).unwrap_or(u32::MAX));
+        if changes.changed().await.is_err() {
+            return "cluster";
+        }
+    }
+}
+
+/// What the compiler found goes out as Events; what cannot be put in force makes the node unready.
+pub(super) async fn policy(
+    enforcer: Arc<Enforcer<ClusterPort>>,
+    cluster: ClusterHandle,
+    readiness: Readiness,
+) -> &'static str {
+    let mut reports = enforcer.report();
+    loop {
+        let report = reports.borrow_and_update().clone();
+        cluster.publish_findings(report.findings.iter());
+        match &report.error {
+            None => readiness.reached(Part::Datapath),
+            Some(error) => readiness.lost(Part::Datapath, error.clone()),
+        }
+        if reports.changed().await.is_err() {
+            return "policy";
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! ENIs: from the pool's view to links with routes, and back to the pool as «this one can be leased from».
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipam_core::MacAddr;
+use ipnetwork::IpNetwork;
+use netlink::Mac;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Snat};
+use crate::ec2::{ImdsClient, ImdsFacts};
+use crate::hostnet::{self, EniLink, HostNet, HostNetError, NodeNet, PortChoice, Report, SnatMode, table_of};
+use crate::ipam::{EniView, Pool, PoolView};
+use crate::metrics::{Metrics, ReasonLabel};
+use crate::cause::chain;
+use crate::readiness::{Part, Readiness};
+
+/// How often the metadata service is asked whether the VPC has got another CIDR.
+const CIDR_PERIOD: Duration = Duration::from_secs(60);
+
+/// Host networking with everybody who hears of it.
+#[derive(Clone)]
+pub(super) struct Keeper {
+    hostnet: HostNet,
+    pool: Pool,
+    metrics: Metrics,
+    readiness: Readiness,
+    /// Secondary ENIs that are wanted, and those of them that the pool knows to have a link. Held for an instant.
+    links: Arc<Mutex<Links>>,
+}
+
+#[derive(Default)]
+struct Links {
+    wanted: BTreeSet<Mac>,
+    told: BTreeSet<Mac>,
+}
+
+impl Keeper {
+    pub(super) fn new(hostnet: HostNet, pool: Pool, metrics: Metrics, readiness: Readiness) -> Self {
+        Self { hostnet, pool, metrics, readiness, links: Arc::default() }
+    }
+
+    /// Counts what was put back, and tells the pool which ENIs have links and routes.
+    fn report(&self, outcome: Result<Report, HostNetError>) {
+        let report = match outcome {
+            Ok(report) => report,
+            Err(error) => {
+                self.metrics.host_errors.inc();
+                self.readiness.lost(Part::Host, chain(&error));
+                return;
+            }
+        };
+        self.readiness.reached(Part::Host);
+        for (kind, count) in &report.repairs {
+            tracing::warn!(kind = kind.as_str(), count, "something else had removed or changed it; it was put back");
+            let reason = kind.as_str().to_owned();
+            self.metrics.host_repairs.get_or_create(&ReasonLabel { reason }).inc_by(*count);
+        }
+        let missing: BTreeSet<Mac> = report
+            .findings
+            .iter()
+            .filter_map(|finding| match finding {
+                hostnet::Finding::EniWithoutLink { mac } => Some(*mac),
+                _ => None,
+            })
+            .collect();
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let present: BTreeSet<Mac> = links.wanted.difference(&missing).copied().collect();
+        for mac in present.difference(&links.told) {
+            self.pool.link_ready(MacAddr(mac.0));
+        }
+        for mac in links.told.difference(&present) {
+            self.pool.link_lost(MacAddr(mac.0));
+        }
+        links.told = present;
+    }
+
+    fn want(&self, node: &NodeNet) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.wanted = node.secondary.iter().map(|eni| eni.mac).collect();
+    }
+}
+
+/// Puts back what others remove, until `stop`.
+pub(super) async fn keep(keeper: Keeper, stop: CancellationToken) -> &'static str {
+    let hostnet = keeper.hostnet.clone();
+    hostnet::keep(hostnet, stop, move |outcome| keeper.report(outcome)).await;
+    "host networking"
+}
+
+/// Follows the pool's ENIs and the VPC's CIDRs.
+pub(super) async fn follow(keeper: Keeper, config: Config, imds: Arc<ImdsClient>, facts: ImdsFacts) -> &'static str {
+    let mut view = keeper.pool.view();
+    let mut vpc_cidrs = facts.vpc_cidrs.clone();
+    let mut period = tokio::time::interval(CIDR_PERIOD);
+    loop {
+        let current = view.borrow_and_update().clone();
+        if let Some(node) = node_net(&current, &config, &vpc_cidrs) {
+            keeper.want(&node);
+            if keeper.hostnet.set_node(node) {
+                let hostnet = keeper.hostnet.clone();
+                let outcome = tokio::task::spawn_blocking(move || hostnet.reconcile()).await;
+                keeper.report(outcome.unwrap_or(Err(HostNetError::Cancelled)));
+            }
+        }
+        tokio::select! {
+            changed = view.changed() => if changed.is_err() { return "ENI links" },
+            _ = period.tick() => match imds.vpc_cidrs(facts.mac).await {
+                Ok(cidrs) => vpc_cidrs = cidrs,
+                Err(error) => tracing::debug!(error = chain(&error), "the VPC's CIDRs stay as they were"),
+            },
+        }
+    }
+}
+
+/// What the host shall look like; `None` while the primary ENI is not known.
+fn node_net(view: &PoolView, config: &Config, vpc_cidrs: &[IpNetwork]) -> Option<NodeNet> {
+    let wanted = || view.enis.iter().filter(|eni| eni.is_wanted_on_host());
+    let primary = wanted().find(|eni| eni.is_primary).and_then(link)?;
+    Some(NodeNet {
+        primary,
+        secondary: wanted().filter(|eni| !eni.is_primary).filter_map(link).collect(),
+        vpc_cidrs: vpc_cidrs.to_vec(),
+        exclude_snat: config.exclude_snat.iter().copied().map(Into::into).collect(),
+        external_services: config.external_services.iter().copied().map(Into::into).collect(),
+        snat: match config.snat {
+            Snat::External => SnatMode::External,
+            Snat::RandomPorts => SnatMode::Internal(PortChoice::Random),
+            Snat::HashedPorts => SnatMode::Internal(PortChoice::Hash),
+            Snat::KeepPorts => SnatMode::Internal(PortChoice::Own),
+        },
+        node_port: config.node_port,
+        mark: config.mark,
+        veth_prefix: config.veth_prefix.clone(),
+        eni_mtu: config.eni_mtu,
+    })
+}
+
+/// An ENI as host networking knows it; `None` until EC2 told its subnet's block.
+fn link(eni: &EniView) -> Option<EniLink> {
+    let subnet = eni.subnet_cidr?;
+    let device_index = eni.device_index?;
+    Some(EniLink {
+        mac: Mac(eni.mac.0),
+        device_index,
+        network_card: eni.network_card,
+        primary_ip: eni.primary_ip,
+        subnet,
+        gateway: first_host(subnet),
+        table: table_of(device_index, eni.network_card),
+    })
+}
+
+/// A subnet's router has its first address after the network's own (VPC user guide, «Subnet CIDR blocks»).
+fn first_host(subnet: IpNetwork) -> IpAddr {
+    match subnet {
+        IpNetwork::V4(subnet) => IpAddr::from((u32::from(subnet.network()) + 1).to_be_bytes()),
+        IpNetwork::V6(subnet) => IpAddr::from((u128::from(subnet.network()) + 1).to_be_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_router_is_the_first_host() {
+        let of = |text: &str| first_host(text.parse().expect("a CIDR")).to_string();
+        assert_eq!(of("10.20.16.0/20"), "10.20.16.1");
+        assert_eq!(of("10.20.16.7/20"), "10.20.16.1", "host bits do not matter");
+        assert_eq!(of("2001:db8::/64"), "2001:db8::1");
+    }
+}

@@ -1,0 +1,181 @@
+//! What the operator asked for, read once from the environment.
+//!
+//! Knobs keep the names that operators know from aws-node. [`Config::read`] parses every variable before it
+//! judges any, so that one start reports all faults. A variable of aws-node that has no effect here is a
+//! warning with its reason, never silence.
+
+mod knobs;
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+use serde::{Serialize, Serializer};
+
+pub use parse::{Environment, ProcessEnvironment};
+
+/// How connections that leave the VPC are translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Snat {
+    /// `AWS_VPC_K8S_CNI_EXTERNALSNAT=true`: a NAT gateway does it, the node does not.
+    External,
+    /// To the node's primary address, ports chosen at random (`prng`).
+    RandomPorts,
+    /// To the node's primary address, ports chosen by a random hash (`hashrandom`).
+    HashedPorts,
+    /// To the node's primary address, ports kept where possible (`none`).
+    KeepPorts,
+}
+
+/// The pool's targets, in aws-node's words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolTargets {
+    /// Free ENIs to keep, where no address target is set.
+    pub warm_eni: u32,
+    /// Free addresses to keep.
+    pub warm_ip: Option<u32>,
+    /// The least number of addresses, leased or free.
+    pub minimum_ip: Option<u32>,
+    /// The most ENIs, beside the instance type's own limit.
+    pub max_eni: Option<u32>,
+    /// How long a returned address rests before another pod may have it.
+    #[serde(serialize_with = "seconds")]
+    pub cooldown: Duration,
+}
+
+/// The agent's whole configuration; every field was checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// `MY_NODE_NAME`: the Kubernetes Node that this agent serves.
+    pub node_name: String,
+    /// `CLUSTER_NAME`: tags ENIs, and bounds what the leak sweeper may delete.
+    pub cluster_name: Option<String>,
+    /// The warm pool's targets.
+    pub pool: PoolTargets,
+    /// `ADDITIONAL_ENI_TAGS`, without keys that AWS or we reserve.
+    pub eni_tags: BTreeMap<String, String>,
+    /// `AWS_VPC_ENI_MTU`, in bytes.
+    pub eni_mtu: u32,
+    /// `POD_MTU`, in bytes; the ENI's where unset.
+    pub pod_mtu: u32,
+    /// `AWS_VPC_K8S_CNI_VETHPREFIX`: what host ends of veth pairs are called.
+    pub veth_prefix: String,
+    /// How traffic that leaves the VPC is translated.
+    pub snat: Snat,
+    /// `AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS`: destinations that keep the pod's address.
+    pub exclude_snat: Vec<Ipv4Network>,
+    /// `AWS_EXTERNAL_SERVICE_CIDRS`: destinations that are always reached by the primary ENI.
+    pub external_services: Vec<Ipv4Network>,
+    /// `AWS_VPC_CNI_NODE_PORT_SUPPORT`: NodePort connections to pods on secondary ENIs return the way they came.
+    pub node_port: bool,
+    /// `AWS_VPC_K8S_CNI_CONNMARK`: the bit that marks what leaves by the primary ENI.
+    pub mark: u32,
+    /// `DISABLE_NETWORK_RESOURCE_PROVISIONING`: no EC2 change at all, somebody else provisions addresses.
+    pub provisioning_disabled: bool,
+    /// `AWS_MANAGE_ENIS_NON_SCHEDULABLE`: the pool of a cordoned node is kept warm too.
+    pub manage_when_cordoned: bool,
+    /// `MANAGE_UNTAGGED_ENI`: attached ENIs without any agent's tag are ours.
+    pub manage_untagged: bool,
+    /// `TIDEPOOL_SERVICE_CIDRS`: where cluster IPs are given from; an address in them that is no Service's is
+    /// denied to isolated pods.
+    pub service_cidrs: Vec<Ipv4Network>,
+    /// Where leases and the socket live: bound to this boot.
+    pub state_dir: PathBuf,
+    /// Where the journal of EC2 intents lives: survives a reboot.
+    pub journal_dir: PathBuf,
+    /// Below a mounted bpffs; maps are pinned here.
+    pub bpffs_dir: PathBuf,
+    /// Where the runtime looks for plugins.
+    pub cni_bin_dir: PathBuf,
+    /// Where the runtime looks for conflists.
+    pub cni_conf_dir: PathBuf,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub http_addr: SocketAddr,
+    /// `TIDEPOOL_LOG_JSON`: logs as JSON lines (the default) or as text.
+    pub log_json: bool,
+    /// A `tracing` filter, from `TIDEPOOL_LOG` or `AWS_VPC_K8S_CNI_LOGLEVEL`.
+    pub log_filter: String,
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(duration.as_secs())
+}
+
+/// One thing that is wrong with one variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The variable.
+    pub name: &'static str,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// Every fault of the environment at once.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<Fault>);
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "the configuration has {} fault(s):", self.0.len())?;
+        for fault in &self.0 {
+            writeln!(f, "  {}: {}", fault.name, fault.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads and checks every variable.
+    ///
+    /// Returns the configuration with warnings about variables that have no effect.
+    ///
+    /// # Errors
+    ///
+    /// All faults together; nothing is half-configured.
+    pub fn read(environment: &dyn Environment) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut reader = parse::Reader::new(environment);
+        let eni_mtu = reader.number("AWS_VPC_ENI_MTU", 576..=9001, 9001);
+        let config = Self {
+            node_name: reader.required("MY_NODE_NAME", "set it from the downward API: fieldRef spec.nodeName"),
+            cluster_name: reader.text("CLUSTER_NAME"),
+            pool: PoolTargets {
+                warm_eni: reader.number("WARM_ENI_TARGET", 0..=100, 1),
+                warm_ip: reader.optional_number("WARM_IP_TARGET", 0..=10_000),
+                minimum_ip: reader.optional_number("MINIMUM_IP_TARGET", 0..=10_000),
+                max_eni: reader.optional_number("MAX_ENI", 1..=128),
+                cooldown: Duration::from_secs(u64::from(reader.number("IP_COOLDOWN_PERIOD", 0..=3600, 30))),
+            },
+            eni_tags: reader.tags("ADDITIONAL_ENI_TAGS"),
+            eni_mtu,
+            pod_mtu: reader.number("POD_MTU", 576..=9001, eni_mtu),
+            veth_prefix: reader.veth_prefix("AWS_VPC_K8S_CNI_VETHPREFIX"),
+            snat: reader.snat(),
+            exclude_snat: reader.cidrs("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS"),
+            external_services: reader.cidrs("AWS_EXTERNAL_SERVICE_CIDRS"),
+            node_port: reader.flag("AWS_VPC_CNI_NODE_PORT_SUPPORT", true),
+            mark: reader.mark("AWS_VPC_K8S_CNI_CONNMARK", 0x80),
+            provisioning_disabled: reader.flag("DISABLE_NETWORK_RESOURCE_PROVISIONING", false),
+            manage_when_cordoned: reader.flag("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
+            manage_untagged: reader.flag("MANAGE_UNTAGGED_ENI", false),
+            service_cidrs: reader.cidrs("TIDEPOOL_SERVICE_CIDRS"),
+            state_dir: reader.path("TIDEPOOL_STATE_DIR", "/run/tidepool"),
+            journal_dir: reader.path("TIDEPOOL_JOURNAL_DIR", "/var/lib/tidepool"),
+            bpffs_dir: reader.path("TIDEPOOL_BPFFS", "/sys/fs/bpf/tidepool"),
+            cni_bin_dir: reader.path("TIDEPOOL_CNI_BIN_DIR", "/opt/cni/bin"),
+            cni_conf_dir: reader.path("TIDEPOOL_CNI_CONF_DIR", "/etc/cni/net.d"),
+            http_addr: reader.address("TIDEPOOL_METRICS_ADDR", "127.0.0.1:61680"),
+            log_json: reader.flag("TIDEPOOL_LOG_JSON", true),
+            log_filter: reader.log_filter(),
+        };
+        let mut warnings = knobs::warnings(environment);
+        warnings.extend(reader.unknown());
+        reader.finish()?;
+        Ok((config, warnings))
+    }
+}

@@ -1,0 +1,58 @@
+//! System calls without a wrapper.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use zerocopy::{Immutable, IntoBytes};
+
+/// `BPF_MAP_UPDATE_BATCH` of `enum bpf_cmd`, since Linux 5.6.
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+
+/// The part of `union bpf_attr` for batches.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Writes entries in their order, over older ones, and returns how many were
+/// written: fewer than given only with an error.
+pub(super) fn update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> (usize, io::Result<()>)
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    let count = keys.len().min(values.len());
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr().addr() as u64,
+        values: values.as_ptr().addr() as u64,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: keys and values are plain bytes (their derives), `count` of them
+    // are behind both pointers while the call lasts, and the structure is as long
+    // as is said. That their sizes are the map's is the caller's typed handle.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut attr, size_of::<Batch>()) };
+    let written = (attr.count as usize).min(count);
+    if ret == 0 { (count, Ok(())) } else { (written, Err(io::Error::last_os_error())) }
+}
+
+/// `membarrier(MEMBARRIER_CMD_GLOBAL)`: returns after an RCU grace period.
+pub(super) fn membarrier_global() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes integers only.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,128 @@
+//! One pod's transaction: lease, attach, release, each safe to repeat and to be cut off at any point.
+//!
+//! This module stands above the pool, host networking and the datapath, which never call each other; it
+//! reaches them through the three ports below, so that its order of steps is tested without a kernel.
+//!
+//! | cut off | what is left | who takes it away |
+//! |---|---|---|
+//! | while an ADD waits for an address | nothing | the wait ends with the connection |
+//! | between lease and attach | a provisional lease | the connection's end, or a restart |
+//! | inside attach | routes or a filter of a link whose other end is down | undo in reverse, or the DEL that follows |
+//! | between attach and reply | a whole endpoint | the DEL that the runtime sends for a failed ADD |
+
+mod registry;
+mod slots;
+#[cfg(test)]
+pub(crate) mod tests;
+mod transaction;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rpc::{PodRef, Refusal, SandboxKey};
+
+pub use registry::{EndpointView, Phase};
+pub use slots::{MAX_SLOT, Slot};
+pub use transaction::{Endpoints, Provisional, Shape, SharedEndpoints};
+
+/// An address that the pool gave, and where its traffic leaves the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The routing table of its ENI; 254 (main) for the primary one.
+    pub table: u32,
+    /// The ENI, for people.
+    pub eni: String,
+}
+
+/// A lease that outlived the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surviving {
+    /// Whose it is.
+    pub key: SandboxKey,
+    /// The pod, where the runtime named one.
+    pub pod: Option<PodRef>,
+    /// What was given.
+    pub grant: Grant,
+    /// The host end's name; `None` for a lease that was never attached.
+    pub host_ifname: Option<String>,
+}
+
+/// The pool, as a transaction needs it.
+pub trait Addresses: Send + Sync + 'static {
+    /// An address for `key`, waited for until `deadline`; the same one when asked again. Dropping the future
+    /// gives up the place in the queue.
+    fn lease(
+        &self,
+        key: &SandboxKey,
+        pod: Option<&PodRef>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Grant, Refusal>> + Send;
+    /// The lease is in use behind `host_ifname`.
+    fn commit(&self, key: &SandboxKey, host_ifname: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Gives the address back; nothing happens where there is none.
+    fn release(&self, key: &SandboxKey) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Everything that is leased.
+    fn surviving(&self) -> impl Future<Output = Vec<Surviving>> + Send;
+}
+
+/// The host end of one pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Its name.
+    pub ifname: String,
+    /// Its index in the node's namespace.
+    pub ifindex: u32,
+    /// Its MAC.
+    pub host_mac: [u8; 6],
+    /// The MAC of the other end.
+    pub pod_mac: [u8; 6],
+}
+
+/// Host networking, as a transaction needs it.
+pub trait Wiring: Send + Sync + 'static {
+    /// Routes and rules for a pod's address.
+    fn add_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Takes them away; nothing happens where there are none.
+    fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// The link of this name, where it is there.
+    fn find(&self, ifname: &str) -> impl Future<Output = Result<Option<HostEnd>, Refusal>> + Send;
+}
+
+/// One pod, as filters and policy know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Whose it is.
+    pub key: SandboxKey,
+    /// Its place in the endpoint map.
+    pub slot: Slot,
+    /// The pod; without one no policy selects it.
+    pub pod: Option<PodRef>,
+    /// Its address.
+    pub address: IpAddr,
+    /// The host end that the filters sit on.
+    pub end: HostEnd,
+}
+
+/// Filters and policy, as a transaction needs them.
+pub trait Enforcement: Send + Sync + 'static {
+    /// Filters attached and policy in force. Only then may the pod's end come up.
+    fn attach(&self, endpoint: Endpoint) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Forgets an endpoint; its filters go with the link.
+    fn detach(&self, endpoint: &Endpoint) -> impl Future<Output = ()> + Send;
+    /// The slot that the filters on this link were attached with, where they are there.
+    fn slot_of(&self, ifindex: u32) -> impl Future<Output = Option<Slot>> + Send;
+}
+
+/// The three ports together.
+pub struct Ports<A, W, E> {
+    /// The pool.
+    pub addresses: Arc<A>,
+    /// Host networking.
+    pub wiring: Arc<W>,
+    /// Filters and policy.
+    pub enforcement: Arc<E>,
+}

@@ -1,0 +1,134 @@
+//! What is known of every sandbox: its state, whether an ADD runs for it, and whether it was deleted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rpc::{PodRef, SandboxKey};
+use tokio_util::sync::CancellationToken;
+
+use super::slots::Slots;
+use super::{Endpoint, Grant};
+
+/// How long a deleted sandbox is remembered: longer than any runtime lets an ADD run (kubelet: 4 minutes).
+const TOMBSTONE: Duration = Duration::from_secs(300);
+
+/// How far a sandbox has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has an address, nothing else.
+    Leased,
+    /// It is wired and under policy.
+    Attached,
+}
+
+/// One sandbox, for people.
+#[derive(Debug, Clone)]
+pub struct EndpointView {
+    /// Whose it is.
+    pub key: SandboxKey,
+    /// The pod, where the runtime named one.
+    pub pod: Option<PodRef>,
+    /// Its address and ENI.
+    pub grant: Grant,
+    /// The host end and the slot, once attached.
+    pub endpoint: Option<Endpoint>,
+    /// How far it has come.
+    pub phase: Phase,
+}
+
+/// A sandbox with an address.
+#[derive(Debug, Clone)]
+pub(super) struct Sandbox {
+    pub(super) pod: Option<PodRef>,
+    pub(super) grant: Grant,
+    pub(super) host_ifname: String,
+    pub(super) host_mac: [u8; 6],
+    pub(super) pod_mac: [u8; 6],
+    /// The ADD that leased it: only that ADD's connection may undo it.
+    pub(super) add: u64,
+    pub(super) endpoint: Option<Endpoint>,
+}
+
+/// One sandbox's serialisation: verbs of the same key run one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// Held while a verb works on this key. Everything is awaited under it except the plugin.
+    pub(super) turn: tokio::sync::Mutex<Option<Sandbox>>,
+    /// Cancels the ADD that waits or works; a DEL's first step. Held for an instant only.
+    add: Mutex<CancellationToken>,
+}
+
+impl Entry {
+    /// An ADD begins: whatever a DEL cancels from now on is this one.
+    pub(super) fn begin_add(&self) -> CancellationToken {
+        self.add.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the ADD that waits or works.
+    pub(super) fn cancel_add(&self) {
+        let mut token = self.add.lock().unwrap_or_else(PoisonError::into_inner);
+        token.cancel();
+        *token = CancellationToken::new();
+    }
+}
+
+/// All sandboxes. The lock is held for look-ups only, never across an await.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<SandboxKey, Arc<Entry>>,
+    tombstones: HashMap<SandboxKey, Instant>,
+    slots: Slots,
+}
+
+impl Registry {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn entry(&self, key: &SandboxKey) -> Arc<Entry> {
+        Arc::clone(self.inner().entries.entry(key.clone()).or_default())
+    }
+
+    /// Drops an entry that nobody else holds and that knows nothing.
+    pub(super) fn forget(&self, key: &SandboxKey, entry: Arc<Entry>) {
+        let mut inner = self.inner();
+        // One reference is the map's, one is `entry`.
+        if Arc::strong_count(&entry) == 2 && entry.turn.try_lock().is_ok_and(|sandbox| sandbox.is_none()) {
+            inner.entries.remove(key);
+        }
+    }
+
+    pub(super) fn entries(&self) -> Vec<(SandboxKey, Arc<Entry>)> {
+        self.inner().entries.iter().map(|(key, entry)| (key.clone(), Arc::clone(entry))).collect()
+    }
+
+    /// Remembers that `key` was deleted, and forgets old memories.
+    pub(super) fn bury(&self, key: &SandboxKey, now: Instant) {
+        let mut inner = self.inner();
+        inner.tombstones.retain(|_, since| now.duration_since(*since) < TOMBSTONE);
+        inner.tombstones.insert(key.clone(), now);
+    }
+
+    pub(super) fn is_buried(&self, key: &SandboxKey, now: Instant) -> bool {
+        self.inner().tombstones.get(key).is_some_and(|since| now.duration_since(*since) < TOMBSTONE)
+    }
+
+    /// `wanted` where it is free, else any free slot.
+    pub(super) fn take_slot(&self, wanted: Option<super::Slot>) -> Option<super::Slot> {
+        let mut inner = self.inner();
+        match wanted {
+            Some(slot) if inner.slots.take(slot) => Some(slot),
+            _ => inner.slots.next(),
+        }
+    }
+
+    pub(super) fn give_back_slot(&self, slot: super::Slot) {
+        self.inner().slots.give_back(slot);
+    }
+}

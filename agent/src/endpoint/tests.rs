@@ -1,0 +1,333 @@
+#![expect(clippy::unwrap_used, reason = "a poisoned lock is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rpc::code;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// A node in memory: what stands on it, and which step fails next.
+#[derive(Default)]
+pub(crate) struct Node {
+    leases: Mutex<BTreeMap<String, (Grant, Option<String>)>>,
+    free: Mutex<Vec<IpAddr>>,
+    came: tokio::sync::Notify,
+    waiting: std::sync::atomic::AtomicUsize,
+    routes: Mutex<BTreeSet<IpAddr>>,
+    filters: Mutex<BTreeMap<u32, Slot>>,
+    links: Mutex<BTreeMap<String, HostEnd>>,
+    failing: Mutex<Option<&'static str>>,
+    log: Mutex<Vec<String>>,
+}
+
+impl Node {
+    fn step(&self, name: &'static str) -> Result<(), Refusal> {
+        self.log.lock().unwrap().push(name.to_owned());
+        if self.failing.lock().unwrap().take_if(|failing| *failing == name).is_some() {
+            return Err(Refusal::new(code::PLUGIN_SPECIFIC, "test", format!("{name} fails")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn give(&self, last: u8) {
+        self.free.lock().unwrap().push(IpAddr::from([10, 0, 0, last]));
+        self.came.notify_waiters();
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.leases.lock().unwrap().is_empty()
+            && self.routes.lock().unwrap().is_empty()
+            && self.filters.lock().unwrap().is_empty()
+    }
+}
+
+/// A place in the queue, given up when the wait is dropped.
+struct Place<'a>(&'a std::sync::atomic::AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a std::sync::atomic::AtomicUsize) -> Self {
+        waiting.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Addresses for Node {
+    async fn lease(&self, key: &SandboxKey, _: Option<&PodRef>, _: Instant) -> Result<Grant, Refusal> {
+        loop {
+            let came = self.came.notified();
+            if let Some((grant, _)) = self.leases.lock().unwrap().get(&key.container_id) {
+                return Ok(grant.clone());
+            }
+            if let Some(address) = self.free.lock().unwrap().pop() {
+                let grant = Grant { address, table: 254, eni: "eni-1".into() };
+                self.leases.lock().unwrap().insert(key.container_id.clone(), (grant.clone(), None));
+                return Ok(grant);
+            }
+            let _place = Place::take(&self.waiting);
+            came.await;
+        }
+    }
+
+    async fn commit(&self, key: &SandboxKey, host_ifname: &str) -> Result<(), Refusal> {
+        self.step("commit")?;
+        self.leases.lock().unwrap().get_mut(&key.container_id).expect("leased").1 = Some(host_ifname.to_owned());
+        Ok(())
+    }
+
+    async fn release(&self, key: &SandboxKey) -> Result<(), Refusal> {
+        self.step("release")?;
+        self.leases.lock().unwrap().remove(&key.container_id);
+        Ok(())
+    }
+
+    async fn surviving(&self) -> Vec<Surviving> {
+        let leases = self.leases.lock().unwrap();
+        leases
+            .iter()
+            .map(|(id, (grant, host_ifname))| Surviving {
+                key: key(id),
+                pod: Some(pod()),
+                grant: grant.clone(),
+                host_ifname: host_ifname.clone(),
+            })
+            .collect()
+    }
+}
+
+impl Wiring for Node {
+    async fn add_pod(&self, grant: &Grant, _: &HostEnd) -> Result<(), Refusal> {
+        self.step("add_pod")?;
+        self.routes.lock().unwrap().insert(grant.address);
+        Ok(())
+    }
+
+    async fn remove_pod(&self, grant: &Grant, _: &HostEnd) -> Result<(), Refusal> {
+        self.step("remove_pod")?;
+        self.routes.lock().unwrap().remove(&grant.address);
+        Ok(())
+    }
+
+    async fn find(&self, ifname: &str) -> Result<Option<HostEnd>, Refusal> {
+        Ok(self.links.lock().unwrap().get(ifname).cloned())
+    }
+}
+
+impl Enforcement for Node {
+    async fn attach(&self, endpoint: Endpoint) -> Result<(), Refusal> {
+        self.step("attach")?;
+        self.filters.lock().unwrap().insert(endpoint.end.ifindex, endpoint.slot);
+        Ok(())
+    }
+
+    async fn detach(&self, endpoint: &Endpoint) {
+        self.step("detach").expect("detach cannot fail");
+        self.filters.lock().unwrap().remove(&endpoint.end.ifindex);
+    }
+
+    async fn slot_of(&self, ifindex: u32) -> Option<Slot> {
+        self.filters.lock().unwrap().get(&ifindex).copied()
+    }
+}
+
+pub(crate) type All = Endpoints<Node, Node, Node>;
+
+pub(crate) fn key(id: &str) -> SandboxKey {
+    SandboxKey { network: "aws-cni".into(), container_id: id.into(), ifname: "eth0".into() }
+}
+
+pub(crate) fn pod() -> PodRef {
+    PodRef { namespace: "shop".into(), name: "web-0".into(), uid: Some("u1".into()) }
+}
+
+pub(crate) fn endpoints(node: &Arc<Node>) -> Arc<All> {
+    let ports = Ports { addresses: Arc::clone(node), wiring: Arc::clone(node), enforcement: Arc::clone(node) };
+    Arc::new(Endpoints::new(ports, Shape { veth_prefix: "eni".into(), pod_mtu: 9001 }))
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+async fn leased(all: &All, id: &str) -> (rpc::Leased, Provisional) {
+    all.lease(&key(id), Some(pod()), soon(), &CancellationToken::new()).await.expect("an address is free")
+}
+
+async fn added(all: &All, id: &str, ifindex: u32) -> rpc::Leased {
+    let (lease, _) = leased(all, id).await;
+    all.attach(&key(id), &lease.host_ifname, ifindex).await.expect("nothing fails");
+    lease
+}
+
+#[tokio::test]
+async fn an_add_and_its_repetition_give_the_same_answer() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    let first = added(&all, "a", 7).await;
+    let second = added(&all, "a", 7).await;
+    assert_eq!(first, second);
+    assert_eq!(first.host_ifname, rpc::host_ifname("eni", &key("a"), Some(&pod())));
+    assert_eq!(node.log.lock().unwrap().as_slice(), ["attach", "add_pod", "commit"]);
+}
+
+#[tokio::test]
+async fn each_step_that_fails_is_undone() {
+    for failing in ["attach", "add_pod", "commit"] {
+        let node = Arc::new(Node::default());
+        node.give(5);
+        let all = endpoints(&node);
+        let (lease, provisional) = leased(&all, "a").await;
+        *node.failing.lock().unwrap() = Some(failing);
+        let refusal = all.attach(&key("a"), &lease.host_ifname, 7).await.expect_err("a step fails");
+        assert_eq!(refusal.message, format!("{failing} fails"));
+        all.abandon(&provisional).await;
+        assert!(node.is_empty(), "{failing} left something");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_between_lease_and_attach_gives_the_address_back() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    let (_, provisional) = leased(&all, "a").await;
+    all.abandon(&provisional).await;
+    assert!(node.is_empty());
+    let refusal = all.attach(&key("a"), "eni1", 7).await.expect_err("the lease is gone");
+    assert_eq!((refusal.reason.as_str(), refusal.retryable), (rpc::reason::UNKNOWN_LEASE, true));
+}
+
+#[tokio::test]
+async fn an_older_connection_does_not_undo_the_newer_one_s_lease() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    let (_, old) = leased(&all, "a").await;
+    let (lease, _) = leased(&all, "a").await;
+    all.abandon(&old).await;
+    all.attach(&key("a"), &lease.host_ifname, 7).await.expect("still leased");
+}
+
+#[tokio::test]
+async fn a_delete_ends_an_add_that_waits_and_refuses_the_late_one() {
+    let node = Arc::new(Node::default());
+    let all = endpoints(&node);
+    let waiting = tokio::spawn({
+        let all = Arc::clone(&all);
+        async move { all.lease(&key("a"), Some(pod()), soon(), &CancellationToken::new()).await }
+    });
+    while all.registry_len() == 0 {
+        tokio::task::yield_now().await;
+    }
+    all.release(&key("a")).await.expect("nothing to undo");
+    let refusal = waiting.await.expect("no panic").expect_err("it was deleted");
+    assert_eq!(refusal.reason, rpc::reason::SANDBOX_DELETED);
+    node.give(5);
+    let late = all.lease(&key("a"), Some(pod()), soon(), &CancellationToken::new()).await;
+    assert_eq!(late.expect_err("it was deleted").reason, rpc::reason::SANDBOX_DELETED);
+    assert!(node.is_empty());
+}
+
+#[tokio::test]
+async fn a_plugin_that_dies_in_the_queue_leaves_nothing() {
+    let node = Arc::new(Node::default());
+    let all = endpoints(&node);
+    let gone = CancellationToken::new();
+    let waiting = tokio::spawn({
+        let (all, gone) = (Arc::clone(&all), gone.clone());
+        async move { all.lease(&key("a"), Some(pod()), soon(), &gone).await }
+    });
+    while all.registry_len() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gone.cancel();
+    waiting.await.expect("no panic").expect_err("nobody listens");
+    assert!(node.is_empty());
+}
+
+#[tokio::test]
+async fn the_late_delete_of_an_old_sandbox_spares_its_successor_of_the_same_name() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    let all = endpoints(&node);
+    let old = added(&all, "old", 7).await;
+    let new = added(&all, "new", 8).await;
+    assert_eq!(old.host_ifname, new.host_ifname, "StatefulSet pods share their name");
+    all.release(&key("old")).await.expect("deleted");
+    assert_eq!(node.filters.lock().unwrap().keys().copied().collect::<Vec<_>>(), [8]);
+    assert!(node.routes.lock().unwrap().contains(&new.addresses[0]));
+    all.check(&key("new")).await.expect_err("the fake has no link");
+}
+
+#[tokio::test]
+async fn delete_is_repeatable_and_knows_nothing_of_strangers() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    added(&all, "a", 7).await;
+    for _ in 0..3 {
+        all.release(&key("a")).await.expect("deleted");
+    }
+    all.release(&key("never-seen")).await.expect("nothing to delete");
+    assert!(node.is_empty());
+    assert_eq!(all.registry_len(), 0, "entries do not pile up");
+}
+
+#[tokio::test]
+async fn a_delete_that_fails_can_be_repeated() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    added(&all, "a", 7).await;
+    *node.failing.lock().unwrap() = Some("release");
+    all.release(&key("a")).await.expect_err("the pool fails");
+    all.release(&key("a")).await.expect("second try");
+    assert!(node.is_empty());
+}
+
+#[tokio::test]
+async fn collection_releases_what_is_not_named() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    let all = endpoints(&node);
+    added(&all, "a", 7).await;
+    added(&all, "b", 8).await;
+    let valid = [("b".to_owned(), "eth0".to_owned())];
+    assert_eq!(all.collect("aws-cni", &valid).await.expect("nothing fails"), 1);
+    assert_eq!(all.collect("another", &[]).await.expect("nothing fails"), 0);
+    assert_eq!(all.view().len(), 1);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_has_a_link_and_gives_back_the_rest() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    let before = endpoints(&node);
+    let kept = added(&before, "kept", 7).await;
+    leased(&before, "half").await;
+    let end = HostEnd { ifname: kept.host_ifname.clone(), ifindex: 7, host_mac: kept.host_mac, pod_mac: kept.pod_mac };
+    node.links.lock().unwrap().insert(kept.host_ifname.clone(), end);
+    let slot = node.filters.lock().unwrap()[&7];
+
+    let after = endpoints(&node);
+    after.restore().await;
+    assert_eq!(node.leases.lock().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
+    assert_eq!(node.filters.lock().unwrap()[&7], slot, "the same place, so that no packet meets another's policy");
+    after.check(&key("kept")).await.expect("as before");
+}

@@ -1,0 +1,396 @@
+//! The verbs.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use rpc::{Leased, PodRef, Refusal, SandboxKey, code, reason};
+use tokio_util::sync::CancellationToken;
+
+use super::registry::{EndpointView, Phase, Registry, Sandbox};
+use super::{Addresses, Endpoint, Enforcement, HostEnd, Ports, Surviving, Wiring};
+
+/// What names and sizes the plugin is told.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Prefix of host ends' names.
+    pub veth_prefix: String,
+    /// MTU of both ends, in bytes.
+    pub pod_mtu: u32,
+}
+
+/// All endpoints of the node.
+pub struct Endpoints<A, W, E> {
+    ports: Ports<A, W, E>,
+    shape: Shape,
+    registry: Registry,
+    next_add: AtomicU64,
+    /// The last observed state of every sandbox, for people; the truth is behind each entry's turn.
+    views: Mutex<std::collections::BTreeMap<SandboxKey, EndpointView>>,
+}
+
+/// An ADD that was leased and is not yet attached: its connection holds this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisional {
+    key: SandboxKey,
+    add: u64,
+}
+
+impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
+    /// No endpoints yet; see [`Self::restore`].
+    pub fn new(ports: Ports<A, W, E>, shape: Shape) -> Self {
+        Self {
+            ports,
+            shape,
+            registry: Registry::default(),
+            next_add: AtomicU64::new(1),
+            views: Mutex::default(),
+        }
+    }
+
+    /// The first half of ADD: an address, and what the plugin shall build. `gone` ends the wait when the plugin
+    /// is no longer there to hear the answer.
+    ///
+    /// # Errors
+    ///
+    /// The pool's refusal; or that the sandbox was deleted, before or meanwhile.
+    pub async fn lease(
+        &self,
+        key: &SandboxKey,
+        pod: Option<PodRef>,
+        deadline: Instant,
+        gone: &CancellationToken,
+    ) -> Result<(Leased, Provisional), Refusal> {
+        let entry = self.registry.entry(key);
+        let cancelled = entry.begin_add();
+        if self.registry.is_buried(key, Instant::now()) {
+            return Err(deleted(key));
+        }
+        let mut turn = tokio::select! {
+            turn = entry.turn.lock() => turn,
+            () = cancelled.cancelled() => return Err(deleted(key)),
+            () = gone.cancelled() => return Err(plugin_gone(key)),
+        };
+        let add = self.next_add.fetch_add(1, Ordering::Relaxed);
+        if turn.is_none() {
+            let grant = tokio::select! {
+                grant = self.ports.addresses.lease(key, pod.as_ref(), deadline) => grant?,
+                // The DEL that cancelled waits for its turn and then releases whatever was given.
+                () = cancelled.cancelled() => return Err(deleted(key)),
+                () = gone.cancelled() => {
+                    // The pool may have given in the very moment that we stopped listening.
+                    self.ports.addresses.release(key).await?;
+                    return Err(plugin_gone(key));
+                }
+            };
+            let (host_mac, pod_mac) = macs(key);
+            *turn = Some(Sandbox {
+                host_ifname: rpc::host_ifname(&self.shape.veth_prefix, key, pod.as_ref()),
+                pod,
+                grant,
+                host_mac,
+                pod_mac,
+                add,
+                endpoint: None,
+            });
+        }
+        let Some(sandbox) = turn.as_mut() else { return Err(deleted(key)) };
+        if sandbox.endpoint.is_none() {
+            sandbox.add = add;
+        }
+        self.show(key, sandbox);
+        let leased = Leased {
+            addresses: vec![sandbox.grant.address],
+            gateways: vec![gateway(sandbox.grant.address)],
+            mtu: self.shape.pod_mtu,
+            host_ifname: sandbox.host_ifname.clone(),
+            host_mac: sandbox.host_mac,
+            pod_mac: sandbox.pod_mac,
+        };
+        Ok((leased, Provisional { key: key.clone(), add }))
+    }
+
+    /// The second half of ADD: host routes, filters, policy. Only after it may the pod's end come up.
+    ///
+    /// # Errors
+    ///
+    /// [`reason::UNKNOWN_LEASE`] where there is no lease; else what the step that failed says, with every
+    /// earlier step undone.
+    pub async fn attach(&self, key: &SandboxKey, host_ifname: &str, host_ifindex: u32) -> Result<(), Refusal> {
+        let entry = self.registry.entry(key);
+        let cancelled = entry.begin_add();
+        let mut turn = entry.turn.lock().await;
+        if cancelled.is_cancelled() || self.registry.is_buried(key, Instant::now()) {
+            return Err(deleted(key));
+        }
+        let Some(sandbox) = turn.as_mut() else {
+            return Err(Refusal::retryable(
+                code::TRY_AGAIN_LATER,
+                reason::UNKNOWN_LEASE,
+                format!("no address is leased to {key}"),
+            ));
+        };
+        if let Some(present) = &sandbox.endpoint {
+            if present.end.ifindex == host_ifindex {
+                return Ok(());
+            }
+            // The plugin made the pair anew: the old link is gone, and its filters with it.
+            let present = present.clone();
+            sandbox.endpoint = None;
+            self.ports.enforcement.detach(&present).await;
+            self.registry.give_back_slot(present.slot);
+        }
+        let Some(slot) = self.registry.take_slot(None) else {
+            return Err(Refusal::new(code::PLUGIN_SPECIFIC, "endpoints-full", "every endpoint slot is taken"));
+        };
+        let endpoint = Endpoint {
+            key: key.clone(),
+            slot,
+            pod: sandbox.pod.clone(),
+            address: sandbox.grant.address,
+            end: HostEnd {
+                ifname: host_ifname.to_owned(),
+                ifindex: host_ifindex,
+                host_mac: sandbox.host_mac,
+                pod_mac: sandbox.pod_mac,
+            },
+        };
+        match self.put_in_force(sandbox, &endpoint).await {
+            Ok(()) => {
+                sandbox.endpoint = Some(endpoint);
+                self.show(key, sandbox);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.registry.give_back_slot(slot);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Policy before routes: a route is what lets the first packet in, and the filters must stand by then.
+    async fn put_in_force(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<(), Refusal> {
+        self.ports.enforcement.attach(endpoint.clone()).await?;
+        let routed = self.ports.wiring.add_pod(&sandbox.grant, &endpoint.end).await;
+        let committed = match routed {
+            Ok(()) => self.ports.addresses.commit(&endpoint.key, &endpoint.end.ifname).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = committed {
+            if let Err(undo) = self.ports.wiring.remove_pod(&sandbox.grant, &endpoint.end).await {
+                tracing::warn!(sandbox = %endpoint.key, error = %undo, "routes of a refused ADD were left");
+            }
+            self.ports.enforcement.detach(endpoint).await;
+            return Err(refusal);
+        }
+        Ok(())
+    }
+
+    /// DEL: everything of `key` goes, whatever its state; an ADD that waits or works is ended first, and one
+    /// that arrives later is refused. Errors do not stop it: all steps are tried, the first error is returned.
+    ///
+    /// # Errors
+    ///
+    /// What could not be undone; the runtime then repeats the DEL.
+    pub async fn release(&self, key: &SandboxKey) -> Result<(), Refusal> {
+        let entry = self.registry.entry(key);
+        self.registry.bury(key, Instant::now());
+        entry.cancel_add();
+        let mut turn = entry.turn.lock().await;
+        let mut first_error = None;
+        if let Some(Sandbox { grant, endpoint: Some(endpoint), .. }) = turn.as_ref() {
+            first_error = self.ports.wiring.remove_pod(grant, &endpoint.end).await.err();
+            self.ports.enforcement.detach(endpoint).await;
+            self.registry.give_back_slot(endpoint.slot);
+        }
+        match self.ports.addresses.release(key).await {
+            Ok(()) => *turn = None,
+            Err(refusal) => {
+                // The lease stays known, so that the repeated DEL finds it.
+                if let Some(sandbox) = turn.as_mut() {
+                    sandbox.endpoint = None;
+                }
+                first_error.get_or_insert(refusal);
+            }
+        }
+        drop(turn);
+        self.hide(key);
+        self.registry.forget(key, entry);
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// The connection of an ADD ended before its attach was answered.
+    pub async fn abandon(&self, provisional: &Provisional) {
+        let key = &provisional.key;
+        let entry = self.registry.entry(key);
+        let mut turn = entry.turn.lock().await;
+        let ours = turn.as_ref().is_some_and(|sandbox| sandbox.add == provisional.add && sandbox.endpoint.is_none());
+        if ours {
+            if let Err(refusal) = self.ports.addresses.release(key).await {
+                tracing::warn!(sandbox = %key, error = %refusal, "a provisional lease could not be given back");
+            }
+            *turn = None;
+            self.hide(key);
+        }
+        drop(turn);
+        self.registry.forget(key, entry);
+    }
+
+    /// CHECK: wired, with its filters in place.
+    ///
+    /// # Errors
+    ///
+    /// What is not as it should be.
+    pub async fn check(&self, key: &SandboxKey) -> Result<(), Refusal> {
+        let entry = self.registry.entry(key);
+        let turn = entry.turn.lock().await;
+        let Some(Sandbox { endpoint: Some(endpoint), .. }) = turn.as_ref() else {
+            drop(turn);
+            self.registry.forget(key, entry);
+            let message = format!("{key} is not attached");
+            return Err(Refusal::new(code::UNKNOWN_CONTAINER, "not-attached", message));
+        };
+        let present = self.ports.wiring.find(&endpoint.end.ifname).await?;
+        if present.is_none_or(|end| end.ifindex != endpoint.end.ifindex) {
+            let message = format!("{} is gone from the node", endpoint.end.ifname);
+            return Err(Refusal::new(code::PLUGIN_SPECIFIC, "link-gone", message));
+        }
+        if self.ports.enforcement.slot_of(endpoint.end.ifindex).await != Some(endpoint.slot) {
+            let message = format!("the filters of {} are not in place", endpoint.end.ifname);
+            return Err(Refusal::new(code::PLUGIN_SPECIFIC, "filters-gone", message));
+        }
+        Ok(())
+    }
+
+    /// GC: releases every sandbox of `network` that is not in `valid`; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// The first release that failed; the others were tried all the same.
+    pub async fn collect(&self, network: &str, valid: &[(String, String)]) -> Result<u32, Refusal> {
+        let (mut released, mut first_error) = (0, None);
+        for (key, _) in self.registry.entries() {
+            let lives = valid.iter().any(|(id, ifname)| *id == key.container_id && *ifname == key.ifname);
+            if key.network != network || lives {
+                continue;
+            }
+            match self.release(&key).await {
+                Ok(()) => released += 1,
+                Err(refusal) => {
+                    first_error.get_or_insert(refusal);
+                }
+            }
+        }
+        first_error.map_or(Ok(released), Err)
+    }
+
+    /// After a start: leases whose link is there are attached again, in place; others are given back, with
+    /// their cooldown.
+    pub async fn restore(&self) {
+        for Surviving { key, pod, grant, host_ifname } in self.ports.addresses.surviving().await {
+            let found = match &host_ifname {
+                Some(ifname) => self.ports.wiring.find(ifname).await,
+                None => Ok(None),
+            };
+            let end = match found {
+                Ok(Some(end)) => end,
+                Ok(None) => {
+                    tracing::info!(sandbox = %key, address = %grant.address, "its link is gone; the address is given back");
+                    if let Err(refusal) = self.ports.addresses.release(&key).await {
+                        tracing::warn!(sandbox = %key, error = %refusal, "the address could not be given back");
+                    }
+                    continue;
+                }
+                Err(refusal) => {
+                    tracing::error!(sandbox = %key, error = %refusal, "its link cannot be read; it is left as it is");
+                    continue;
+                }
+            };
+            let wanted = self.ports.enforcement.slot_of(end.ifindex).await;
+            let Some(slot) = self.registry.take_slot(wanted) else { continue };
+            let endpoint = Endpoint { key: key.clone(), slot, pod: pod.clone(), address: grant.address, end };
+            let (host_mac, pod_mac) = (endpoint.end.host_mac, endpoint.end.pod_mac);
+            let mut sandbox = Sandbox {
+                pod,
+                grant,
+                host_ifname: endpoint.end.ifname.clone(),
+                host_mac,
+                pod_mac,
+                add: 0,
+                endpoint: None,
+            };
+            match self.put_in_force_again(&sandbox, &endpoint).await {
+                Ok(()) => sandbox.endpoint = Some(endpoint),
+                Err(refusal) => {
+                    tracing::error!(sandbox = %key, error = %refusal, "its filters stay as they were");
+                    self.registry.give_back_slot(slot);
+                }
+            }
+            self.show(&key, &sandbox);
+            *self.registry.entry(&key).turn.lock().await = Some(sandbox);
+        }
+    }
+
+    async fn put_in_force_again(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<(), Refusal> {
+        self.ports.enforcement.attach(endpoint.clone()).await?;
+        self.ports.wiring.add_pod(&sandbox.grant, &endpoint.end).await
+    }
+
+    /// Every sandbox as it was last seen.
+    pub fn view(&self) -> Vec<EndpointView> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn registry_len(&self) -> usize {
+        self.registry.entries().len()
+    }
+
+    fn show(&self, key: &SandboxKey, sandbox: &Sandbox) {
+        let view = EndpointView {
+            key: key.clone(),
+            pod: sandbox.pod.clone(),
+            grant: sandbox.grant.clone(),
+            endpoint: sandbox.endpoint.clone(),
+            phase: if sandbox.endpoint.is_some() { Phase::Attached } else { Phase::Leased },
+        };
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), view);
+    }
+
+    fn hide(&self, key: &SandboxKey) {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+fn deleted(key: &SandboxKey) -> Refusal {
+    Refusal::new(code::PLUGIN_SPECIFIC, reason::SANDBOX_DELETED, format!("{key} was deleted"))
+}
+
+fn plugin_gone(key: &SandboxKey) -> Refusal {
+    Refusal::new(code::PLUGIN_SPECIFIC, "plugin-gone", format!("the plugin that asked for {key} is gone"))
+}
+
+/// The gateway that a pod sends to; no interface has it.
+fn gateway(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::new(169, 254, 1, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
+
+/// MACs of both ends, locally administered and unicast, the same for the same sandbox. Each link is a segment
+/// of its own, so that two sandboxes may share one without harm.
+fn macs(key: &SandboxKey) -> ([u8; 6], [u8; 6]) {
+    let mac = |end: u8| {
+        let mut hasher = DefaultHasher::new();
+        (key, end).hash(&mut hasher);
+        let bytes = hasher.finish().to_be_bytes();
+        [(bytes[0] & 0xfc) | 0x02, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]
+    };
+    (mac(0), mac(1))
+}
+
+/// Shared by the server's connections.
+pub type SharedEndpoints<A, W, E> = Arc<Endpoints<A, W, E>>;

@@ -1,0 +1,189 @@
+//! What is wanted, in the kernel's terms.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnetwork::IpNetwork;
+use netlink::{
+    Mac, PROTOCOL, TABLE_MAIN, address::Address, link::Link, neighbour::Neighbour, nft::Table, route::Route,
+    rule::Rule,
+};
+
+use super::{Action, Desired, EniLink, NodeNet, PodRoute, SnatMode, snat};
+
+/// To a pod, look in main.
+const TO_POD: u32 = 512;
+/// By mark, look in main.
+const BY_MARK: u32 = 1024;
+/// To an external service, look in main.
+const TO_EXTERNAL_SERVICE: u32 = 1535;
+/// From a pod, look in its ENI's table.
+const FROM_POD: u32 = 1536;
+/// From a secondary ENI's own address, look in its table.
+const FROM_ENI: u32 = 32_765;
+
+/// Sources may arrive by another link than the one that leads to them.
+pub(super) const RP_FILTER_LOOSE: u32 = 2;
+
+/// Something that is wanted and cannot be had now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// No link has the Ethernet address of this ENI (yet).
+    EniWithoutLink {
+        /// The ENI's address.
+        mac: Mac,
+    },
+    /// The host's end of this pod's veth pair is gone.
+    PodWithoutLink {
+        /// The pod's address.
+        address: IpAddr,
+        /// What the link was called.
+        host_ifname: String,
+    },
+    /// No CIDR of the VPC is known: nothing is translated, or all would be.
+    NoVpcCidrs,
+}
+
+/// A link's settings that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct LinkSettings {
+    pub(super) up: bool,
+    pub(super) mtu: Option<u32>,
+    pub(super) loose_sources: bool,
+    pub(super) forwarding: bool,
+}
+
+/// Objects that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Wanted {
+    pub(super) links: BTreeMap<u32, LinkSettings>,
+    pub(super) addresses: BTreeSet<Address>,
+    pub(super) routes: BTreeSet<Route>,
+    pub(super) neighbours: BTreeSet<Neighbour>,
+    pub(super) rules: BTreeSet<Rule>,
+    pub(super) table: Option<Table>,
+    /// Per link, subnets that the kernel must have no route for in main.
+    pub(super) unrouted: BTreeSet<(u32, IpNetwork)>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// One address as a network.
+pub(super) fn host(address: IpAddr) -> IpNetwork {
+    IpNetwork::from(address)
+}
+
+/// The objects for `desired` where these links exist.
+pub(super) fn wanted(desired: &Desired, links: &[Link]) -> Wanted {
+    let mut wanted = Wanted::default();
+    let node = &desired.node;
+    wanted.node_rules(node);
+    match by_mac(links, node.primary.mac) {
+        Some(link) => wanted.primary(node, link),
+        None => wanted.findings.push(Finding::EniWithoutLink { mac: node.primary.mac }),
+    }
+    for eni in &node.secondary {
+        match by_mac(links, eni.mac) {
+            Some(link) => wanted.secondary(eni, link, node.eni_mtu),
+            None => wanted.findings.push(Finding::EniWithoutLink { mac: eni.mac }),
+        }
+    }
+    for pod in &desired.pods {
+        // The index alone is not enough: the kernel gives it to another link some day.
+        if links.iter().any(|link| link.index == pod.host_ifindex && link.name == pod.host_ifname) {
+            wanted.pod(pod);
+        } else {
+            wanted
+                .findings
+                .push(Finding::PodWithoutLink { address: pod.address, host_ifname: pod.host_ifname.clone() });
+        }
+    }
+    wanted
+}
+
+/// The ENI's link: hardware before a VLAN or macvlan on top of it, which has the same address.
+fn by_mac(links: &[Link], mac: Mac) -> Option<&Link> {
+    let found = links.iter().filter(|link| link.mac == Some(mac));
+    found.min_by_key(|link| (link.kind.is_some(), link.index))
+}
+
+/// The rules of a pod.
+pub(super) fn pod_rules(pod: &PodRoute) -> Vec<Rule> {
+    let to = Rule { to: Some(host(pod.address)), ..Rule::new(TO_POD, TABLE_MAIN) };
+    let from = Rule { from: Some(host(pod.address)), ..Rule::new(FROM_POD, pod.table) };
+    if pod.table == TABLE_MAIN { vec![to] } else { vec![to, from] }
+}
+
+/// The route to a pod.
+pub(super) fn pod_route(pod: &PodRoute) -> Route {
+    Route::on_link(host(pod.address), pod.host_ifindex, TABLE_MAIN)
+}
+
+/// The neighbour entry of a pod.
+pub(super) fn pod_neighbour(pod: &PodRoute) -> Option<Neighbour> {
+    let (link, address) = (pod.host_ifindex, pod.address);
+    pod.pod_mac.map(|mac| Neighbour { link, address, mac, protocol: PROTOCOL })
+}
+
+impl Wanted {
+    fn node_rules(&mut self, node: &NodeNet) {
+        if snat::is_wanted(node) {
+            self.rules.insert(Rule { mark: Some((node.mark, node.mark)), ..Rule::new(BY_MARK, TABLE_MAIN) });
+        }
+        for service in &node.external_services {
+            self.rules.insert(Rule { to: Some(*service), ..Rule::new(TO_EXTERNAL_SERVICE, TABLE_MAIN) });
+        }
+    }
+
+    fn primary(&mut self, node: &NodeNet, link: &Link) {
+        // Strict checking would drop a NodePort connection to a pod on another ENI: seen from the pod, the client
+        // is reached by that one.
+        let settings = LinkSettings { up: true, loose_sources: true, forwarding: true, mtu: None };
+        self.links.insert(link.index, settings);
+        let translates = matches!(node.snat, SnatMode::Internal(_));
+        if translates && node.vpc_cidrs.is_empty() {
+            self.findings.push(Finding::NoVpcCidrs);
+        } else if snat::is_wanted(node) {
+            self.table = Some(snat::table(node, &link.name));
+        }
+    }
+
+    fn secondary(&mut self, eni: &EniLink, link: &Link, mtu: u32) {
+        let settings = LinkSettings { up: true, mtu: Some(mtu), forwarding: true, loose_sources: false };
+        self.links.insert(link.index, settings);
+        if let Ok(network) = IpNetwork::new(eni.primary_ip, eni.subnet.prefix()) {
+            self.addresses.insert(Address { link: link.index, network, no_prefix_route: true });
+        }
+        if let Ok(subnet) = IpNetwork::new(eni.subnet.network(), eni.subnet.prefix()) {
+            self.unrouted.insert((link.index, subnet));
+        }
+        self.routes.insert(Route::on_link(host(eni.gateway), link.index, eni.table));
+        self.routes.insert(Route::default_via(eni.gateway, link.index, eni.table));
+        self.rules.insert(Rule { from: Some(host(eni.primary_ip)), ..Rule::new(FROM_ENI, eni.table) });
+    }
+
+    pub(super) fn pod(&mut self, pod: &PodRoute) {
+        let settings = LinkSettings { up: true, mtu: None, forwarding: true, loose_sources: false };
+        self.links.insert(pod.host_ifindex, settings);
+        self.routes.insert(pod_route(pod));
+        self.neighbours.extend(pod_neighbour(pod));
+        self.rules.extend(pod_rules(pod));
+    }
+
+    /// Whether what `action` puts was in here: it is being put back.
+    pub(super) fn had(&self, action: &Action) -> bool {
+        match action {
+            Action::ChangeLink(change) => self.links.contains_key(&change.index),
+            Action::AddAddress(address) => self.addresses.contains(address),
+            Action::PutRoute(route) => self.routes.contains(route),
+            Action::PutNeighbour(neighbour) => self.neighbours.contains(neighbour),
+            Action::AddRule(rule) => self.rules.contains(rule),
+            Action::PutTable(table) => self.table.as_ref() == Some(table),
+            Action::RemoveTable
+            | Action::RemoveRule(_)
+            | Action::RemoveRoute(_)
+            | Action::RemoveNeighbour(_) => false,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Events: what an operator sees in `kubectl describe`.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::core::Request;
+use kube::core::params::PostParams;
+use policy_core::{Finding, ObjectKind};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Events that wait; more are dropped.
+const QUEUE: usize = 256;
+/// Equal events within this time are one.
+const WINDOW: Duration = Duration::from_secs(600);
+/// The least time between two requests: a node must not flood the API when all its pods fail.
+const PAUSE: Duration = Duration::from_millis(500);
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// For information.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// The object that an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EventObject {
+    /// For example `v1`.
+    pub api_version: &'static str,
+    /// For example `Pod`.
+    pub kind: &'static str,
+    /// Empty for objects without one.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, where it is known.
+    pub uid: Option<String>,
+}
+
+/// An Event to publish.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EventSpec {
+    /// What it is about.
+    pub object: EventObject,
+    /// How bad it is.
+    pub kind: EventKind,
+    /// One word in upper camel case, from a closed set.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+impl From<&Finding> for EventSpec {
+    fn from(finding: &Finding) -> Self {
+        let (api_version, kind) = match finding.kind {
+            ObjectKind::NetworkPolicy => ("networking.k8s.io/v1", "NetworkPolicy"),
+            ObjectKind::Pod => ("v1", "Pod"),
+            ObjectKind::Service => ("v1", "Service"),
+        };
+        let message = if finding.path.is_empty() {
+            finding.message.clone()
+        } else {
+            format!("{}: {}", finding.path, finding.message)
+        };
+        Self {
+            object: EventObject {
+                api_version,
+                kind,
+                namespace: finding.namespace.to_string(),
+                name: finding.name.to_string(),
+                uid: None,
+            },
+            kind: EventKind::Warning,
+            reason: finding.reason.as_str(),
+            message,
+        }
+    }
+}
+
+/// Takes events without waiting. Sends to the loop of [`publish`].
+#[derive(Clone, Debug)]
+pub(super) struct Publisher(mpsc::Sender<EventSpec>);
+
+impl Publisher {
+    pub(super) fn new() -> (Self, mpsc::Receiver<EventSpec>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self(sender), receiver)
+    }
+
+    pub(super) fn publish(&self, event: EventSpec) {
+        if let Err(lost) = self.0.try_send(event) {
+            tracing::debug!(error = %lost, "an Event was dropped");
+        }
+    }
+}
+
+/// Publishes what comes until nobody can send any more.
+pub(super) async fn publish(client: Client, node: String, mut events: mpsc::Receiver<EventSpec>) {
+    let mut told: HashMap<u64, Instant> = HashMap::new();
+    while let Some(event) = events.recv().await {
+        let key = fingerprint(&event);
+        let now = Instant::now();
+        told.retain(|_, at| now.duration_since(*at) < WINDOW);
+        // Each repetition prolongs the silence: a fault that stands is told once.
+        if told.insert(key, now).is_some() {
+            continue;
+        }
+        if let Err(error) = create(&client, &node, &event, key).await {
+            tracing::debug!(error, reason = event.reason, "an Event could not be published");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn fingerprint(event: &EventSpec) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    event.hash(&mut hasher);
+    hasher.finish()
+}
+
+async fn create(client: &Client, node: &str, event: &EventSpec, key: u64) -> Result<(), String> {
+    let object = &event.object;
+    // Events about objects without a namespace live in `default`.
+    let namespace = if object.namespace.is_empty() { "default" } else { object.namespace.as_str() };
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut involved = json!({
+        "apiVersion": object.api_version,
+        "kind": object.kind,
+        "name": object.name,
+    });
+    if !object.namespace.is_empty() {
+        involved["namespace"] = json!(object.namespace);
+    }
+    if let Some(uid) = &object.uid {
+        involved["uid"] = json!(uid);
+    }
+    // The name is made of the content and the hour: where every node of a cluster has the
+    // same to say of an object, the first says it and the others are told that it exists.
+    let hour = Timestamp::now().as_second() / 3600;
+    let body = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": format!("{}.{:08x}{:08x}", event_stem(&object.name), key as u32, hour as u32),
+            "namespace": namespace,
+        },
+        "involvedObject": involved,
+        "reason": event.reason,
+        "message": event.message,
+        "type": match event.kind { EventKind::Normal => "Normal", EventKind::Warning => "Warning" },
+        "source": { "component": "tidepool-agent", "host": node },
+        "reportingComponent": "tidepool-agent",
+        "reportingInstance": node,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    });
+    let body = serde_json::to_vec(&body).map_err(|fault| fault.to_string())?;
+    let request = Request::new(format!("/api/v1/namespaces/{namespace}/events"))
+        .create(&PostParams::default(), body)
+        .map_err(|fault| fault.to_string())?;
+    match timeout(REQUEST, client.request_text(request)).await {
+        Err(_) => Err("no answer".to_owned()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(()),
+        Ok(Err(fault)) => Err(fault.to_string()),
+        Ok(Ok(_)) => Ok(()),
+    }
+}
+
+/// The name of an object, short enough to leave room for the rest: 253 in all.
+fn event_stem(name: &str) -> &str {
+    let mut end = name.len().min(220);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].trim_end_matches(['.', '-'])
+}

@@ -1,0 +1,197 @@
+//! What others may ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use kube::core::Request;
+use kube::core::params::GetParams;
+use policy_core::model::Pod;
+use policy_core::{Cluster, Finding, PodIdentity};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::{Error, ErrorClass};
+use super::event::{EventSpec, Publisher};
+use super::node::NodeFacts;
+use super::object::PodLite;
+use super::table::Update;
+use super::watch::WatchStatus;
+
+/// The cluster at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows with every change that matters to policy or of the node.
+    pub generation: u64,
+    /// Whether every kind was listed whole since the start; before that, what is missing
+    /// here need not be missing there.
+    pub synced: bool,
+    /// The cluster as policy-core takes it.
+    pub cluster: Arc<Cluster>,
+    /// What in policies could not be taken as written.
+    pub findings: Arc<[Finding]>,
+    /// This node; None while its object is not there.
+    pub node: Option<Arc<NodeFacts>>,
+}
+
+/// Why a pod is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// The API has no pod of this name.
+    #[error("the API has no pod {0}")]
+    Absent(PodIdentity),
+    /// The API has another pod of this name.
+    #[error("the API has another pod {wanted}, with UID {found}")]
+    Other {
+        /// Who was asked for.
+        wanted: PodIdentity,
+        /// Who is there.
+        found: String,
+    },
+    /// The API could not be asked.
+    #[error("the API could not be asked for pod {pod}")]
+    Unasked {
+        /// Who was asked for.
+        pod: PodIdentity,
+        /// Why.
+        #[source]
+        source: Error,
+    },
+    /// The table did not take the pod in time.
+    #[error("pod {0} was not taken into the table in time")]
+    Late(PodIdentity),
+}
+
+impl PodError {
+    /// Whether asking again may help.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Absent(_) | Self::Late(_) => true,
+            // The sandbox is of a pod that has been replaced.
+            Self::Other { .. } => false,
+            Self::Unasked { source, .. } => source.class() != ErrorClass::Denied,
+        }
+    }
+}
+
+/// Asks and tells; cheap to clone.
+#[derive(Clone)]
+pub struct ClusterHandle {
+    pub(super) client: Client,
+    pub(super) snapshot: watch::Receiver<Snapshot>,
+    pub(super) updates: mpsc::Sender<Update>,
+    pub(super) status: Arc<[watch::Receiver<WatchStatus>]>,
+    pub(super) events: Publisher,
+}
+
+impl std::fmt::Debug for ClusterHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterHandle").finish_non_exhaustive()
+    }
+}
+
+impl ClusterHandle {
+    /// The newest snapshot. Costs a few pointers.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Wakes when there is a newer snapshot. Changes that come together are told once.
+    pub fn changed(&self) -> watch::Receiver<Snapshot> {
+        self.snapshot.clone()
+    }
+
+    /// Whether every kind was listed whole since the start.
+    pub fn synced(&self) -> bool {
+        self.snapshot.borrow().synced
+    }
+
+    /// Waits until [`ClusterHandle::synced`]; false when `deadline` came first.
+    pub async fn wait_synced(&self, deadline: Instant) -> bool {
+        let mut snapshots = self.snapshot.clone();
+        let synced = timeout_at(deadline, snapshots.wait_for(|snapshot| snapshot.synced)).await;
+        matches!(synced, Ok(Ok(_)))
+    }
+
+    /// This node; None while its object is not there.
+    pub fn node(&self) -> Option<Arc<NodeFacts>> {
+        self.snapshot.borrow().node.clone()
+    }
+
+    /// How each watch fares.
+    pub fn watches(&self) -> Vec<WatchStatus> {
+        self.status.iter().map(|status| status.borrow().clone()).collect()
+    }
+
+    /// A pod of this node: from the table, or else by asking the API once, since the watch
+    /// may be behind the kubelet. When this returns, the newest snapshot has the pod.
+    pub async fn local_pod(&self, wanted: &PodIdentity, deadline: Instant) -> Result<Arc<Pod>, PodError> {
+        if let Some(pod) = self.snapshot.borrow().cluster.pod(wanted) {
+            return Ok(Arc::clone(pod));
+        }
+        let fetched = self.get_pod(wanted, deadline).await?;
+        let late = || PodError::Late(wanted.clone());
+        self.updates
+            .send_timeout(
+                Update::Fetched(Box::new(fetched)),
+                deadline.saturating_duration_since(Instant::now()),
+            )
+            .await
+            .map_err(|_| late())?;
+        let mut snapshots = self.snapshot.clone();
+        let known = timeout_at(deadline, snapshots.wait_for(|s| s.cluster.pod(wanted).is_some())).await;
+        match known {
+            Ok(Ok(snapshot)) => snapshot.cluster.pod(wanted).map(Arc::clone).ok_or_else(late),
+            _ => Err(late()),
+        }
+    }
+
+    async fn get_pod(&self, wanted: &PodIdentity, deadline: Instant) -> Result<PodLite, PodError> {
+        let path = format!("/api/v1/namespaces/{}/pods", wanted.namespace);
+        let unasked = |source| PodError::Unasked { pod: wanted.clone(), source };
+        let failed = |fault: kube::Error| Error::Request {
+            operation: "get",
+            path: path.clone(),
+            source: Box::new(fault),
+        };
+        let request = Request::new(path.as_str())
+            .get(&wanted.name, &GetParams::default())
+            .map_err(|fault| unasked(failed(kube::Error::BuildRequest(fault))))?;
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let text = tokio::time::timeout(patience, self.client.request_text(request))
+            .await
+            .map_err(|_| unasked(Error::Silent { operation: "get", path: path.clone(), after: patience }))?
+            .map_err(|fault| match failed(fault) {
+                error if error.class() == ErrorClass::Missing => PodError::Absent(wanted.clone()),
+                error => unasked(error),
+            })?;
+        let pod: PodLite = serde_json::from_str(&text).map_err(|fault| {
+            unasked(Error::Answer { operation: "get", path: path.clone(), what: fault.to_string() })
+        })?;
+        let found = pod.metadata.annotations.mirror.as_ref().unwrap_or(&pod.metadata.uid);
+        match &wanted.uid {
+            Some(uid) if **uid != **found => {
+                Err(PodError::Other { wanted: wanted.clone(), found: found.clone() })
+            }
+            _ => Ok(pod),
+        }
+    }
+
+    /// Publishes an Event, soon and at best: equal ones within ten minutes are one, a full
+    /// queue or an API that refuses loses it.
+    pub fn publish_event(&self, event: EventSpec) {
+        self.events.publish(event);
+    }
+
+    /// Publishes findings as Events on their objects, each once for as long as it stands.
+    pub fn publish_findings<'a>(&self, findings: impl IntoIterator<Item = &'a Finding>) {
+        for finding in findings {
+            self.events.publish(EventSpec::from(finding));
+        }
+    }
+}
+
+/// How long changes are gathered before a snapshot is made of them.
+pub(super) const GATHER: Duration = Duration::from_millis(5);
+/// How long at most, when they do not stop coming.
+pub(super) const GATHER_AT_MOST: Duration = Duration::from_millis(50);

@@ -1,0 +1,32 @@
+//! The Kubernetes API: what the agent sees of the cluster, and what it says there.
+//!
+//! [`start`] watches pods, namespaces, policies, Services, hand-written EndpointSlices
+//! and this node, and keeps what policy needs of them in one table of its own: a few
+//! hundred bytes for each pod, with names and label sets shared. Whoever wants to know
+//! takes a [`Snapshot`], which costs a pointer, and is told of the next one.
+//!
+//! Objects are read into small structs of our own ([`object`]); only what is named
+//! there is ever kept in memory.
+
+mod connect;
+mod convert;
+mod error;
+mod event;
+mod handle;
+mod intern;
+mod node;
+mod object;
+mod start;
+mod table;
+mod watch;
+
+pub use connect::connect;
+pub use error::{Error, ErrorClass};
+pub use event::{EventKind, EventObject, EventSpec};
+pub use handle::{ClusterHandle, PodError, Snapshot};
+pub use node::NodeFacts;
+pub use start::{Driver, Options, start};
+pub use watch::{WatchPace, WatchStatus};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! The table of what the cluster has.
+
+mod row;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use policy_core::model::{Backends, Cluster, Name, Service, ServiceBackend};
+use policy_core::{Finding, model::LocalNode};
+
+use super::intern::Interner;
+use super::node::NodeFacts;
+use super::object::{Meta, NamespaceLite, NodeLite, PodLite, PolicyLite, ServiceLite, SliceLite};
+use super::watch::Change;
+use row::{Row, put};
+
+/// What changes the table.
+pub(super) enum Update {
+    Pods(Change<PodLite>),
+    Namespaces(Change<NamespaceLite>),
+    Policies(Change<PolicyLite>),
+    Services(Change<ServiceLite>),
+    Slices(Change<SliceLite>),
+    Node(Change<NodeLite>),
+    /// A pod that was asked for by itself because no watch had told of it yet.
+    Fetched(Box<PodLite>),
+}
+
+/// The kinds that make up the table.
+pub(super) const KINDS: usize = 6;
+
+type Key = (Name, Name);
+
+/// What a list has mentioned so far; None while there is none under way.
+type Seen = Option<HashSet<Key>>;
+
+#[derive(Default)]
+pub(super) struct Table {
+    node: Name,
+    cluster: Cluster,
+    facts: Option<Arc<NodeFacts>>,
+    findings: BTreeMap<Key, Vec<Finding>>,
+    interner: Interner,
+    /// Backends of hand-written slices, by slice; with the Service that they are for.
+    slices: BTreeMap<Key, (Name, Vec<ServiceBackend>)>,
+    seen: [Seen; KINDS],
+    complete: [bool; KINDS],
+}
+
+impl Table {
+    pub(super) fn new(node: &str, service_cidrs: Vec<ipnetwork::IpNetwork>) -> Self {
+        let cluster = Cluster {
+            node: LocalNode { name: node.into(), addresses: Vec::new() },
+            service_cidrs,
+            ..Cluster::default()
+        };
+        Self { node: node.into(), cluster, ..Self::default() }
+    }
+
+    /// Whether every kind was listed whole.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.iter().all(|complete| *complete)
+    }
+
+    /// What stands now. Pointers only.
+    pub(super) fn cluster(&self) -> Arc<Cluster> {
+        Arc::new(self.cluster.clone())
+    }
+
+    pub(super) fn facts(&self) -> Option<Arc<NodeFacts>> {
+        self.facts.clone()
+    }
+
+    /// What in policies could not be taken as written.
+    pub(super) fn findings(&self) -> Arc<[Finding]> {
+        self.findings.values().flatten().cloned().collect()
+    }
+
+    /// Takes an update; true: something that matters is different.
+    pub(super) fn apply(&mut self, update: Update) -> bool {
+        match update {
+            Update::Pods(change) => self.take(0, change),
+            Update::Namespaces(change) => self.take(1, change),
+            Update::Policies(change) => self.take(2, change),
+            Update::Services(change) => self.take(3, change),
+            Update::Slices(change) => self.take(4, change),
+            Update::Node(change) => self.take(5, change),
+            Update::Fetched(pod) => {
+                // A list that began before the pod was there must not take it for gone.
+                let key = self.key(&pod.metadata);
+                if let Some(seen) = &mut self.seen[0] {
+                    seen.insert(key);
+                }
+                pod.put(self)
+            }
+        }
+    }
+
+    fn take<T: Row>(&mut self, kind: usize, change: Change<T>) -> bool {
+        match change {
+            Change::Begins => {
+                self.seen[kind] = Some(HashSet::new());
+                false
+            }
+            Change::Listed(object) => {
+                let key = self.key(object.meta());
+                if let Some(seen) = &mut self.seen[kind] {
+                    seen.insert(key);
+                }
+                object.put(self)
+            }
+            Change::Applied(object) => object.put(self),
+            Change::Deleted(object) => {
+                let key = self.key(object.meta());
+                T::remove(self, &key)
+            }
+            Change::Complete => {
+                let first = !std::mem::replace(&mut self.complete[kind], true);
+                let Some(seen) = self.seen[kind].take() else { return first };
+                let gone: Vec<Key> = T::keys(self).into_iter().filter(|key| !seen.contains(key)).collect();
+                let removed = gone.iter().filter(|key| T::remove(self, key)).count();
+                first || removed > 0
+            }
+        }
+    }
+
+    fn key(&mut self, meta: &Meta) -> Key {
+        // The name of an object is rarely shared; only namespaces are interned.
+        (self.interner.name(&meta.namespace), meta.name.as_str().into())
+    }
+
+    /// Removes a namespace that has neither labels nor content.
+    fn prune(&mut self, name: &Name) {
+        let empty = self.cluster.namespaces.get(name).is_some_and(|content| {
+            content.labels.is_none()
+                && content.pods.is_empty()
+                && content.policies.is_empty()
+                && content.services.is_empty()
+        });
+        if empty {
+            self.cluster.namespaces.remove(name);
+        }
+    }
+
+    /// Brings the listed backends of a Service up to what the slices say.
+    fn refill(&mut self, namespace: &Name, name: &Name) -> bool {
+        let Some(service) =
+            self.cluster.namespaces.get(namespace).and_then(|content| content.services.get(name))
+        else {
+            return false;
+        };
+        if !matches!(service.backends, Backends::Listed(_)) {
+            return false;
+        }
+        let filled = self.filled(namespace, name, service.as_ref().clone());
+        self.put_service(namespace, name, filled)
+    }
+
+    fn filled(&self, namespace: &Name, name: &Name, mut service: Service) -> Service {
+        if let Backends::Listed(backends) = &mut service.backends {
+            *backends = self
+                .slices
+                .iter()
+                .filter(|((home, _), (owner, _))| home == namespace && owner == name)
+                .flat_map(|(_, (_, list))| list.iter().cloned())
+                .collect();
+            backends.sort();
+            backends.dedup();
+        }
+        service
+    }
+
+    fn put_service(&mut self, namespace: &Name, name: &Name, service: Service) -> bool {
+        put(&mut self.cluster, namespace, name, service)
+    }
+}

@@ -1,0 +1,55 @@
+//! The adapter against a small API server that misbehaves on demand: every answer below was
+//! seen from a real one.
+
+mod fake;
+mod pods;
+mod watches;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::{ClusterHandle, Driver, Options, Snapshot, WatchPace, start};
+use fake::FakeApi;
+
+/// Long enough for the busiest machine; no test waits it out unless it fails.
+const BOUND: Duration = Duration::from_secs(30);
+
+const NODE: &str = "node-a";
+
+fn pace() -> WatchPace {
+    WatchPace {
+        request: Duration::from_secs(5),
+        watch: Duration::from_secs(60),
+        margin: Duration::from_secs(5),
+        initial: Duration::from_secs(5),
+        backoff_min: Duration::from_millis(5),
+        backoff_max: Duration::from_millis(50),
+        silent_watches: 10,
+    }
+}
+
+/// The adapter on a server; what it runs ends with the second value.
+async fn connected(api: &FakeApi, pace: WatchPace) -> (ClusterHandle, Driver) {
+    start(api.client().await, Options { node: NODE.into(), service_cidrs: Vec::new(), pace })
+}
+
+async fn synced(api: &FakeApi, pace: WatchPace) -> (ClusterHandle, Driver) {
+    let (handle, driver) = connected(api, pace).await;
+    assert!(handle.wait_synced(Instant::now() + BOUND).await, "not synced: {:?}", handle.watches());
+    (handle, driver)
+}
+
+/// Waits for a snapshot with some property.
+async fn until(handle: &ClusterHandle, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
+    let mut snapshots = handle.changed();
+    let found = timeout(BOUND, snapshots.wait_for(|snapshot| holds(snapshot))).await;
+    match found {
+        Ok(Ok(snapshot)) => snapshot.clone(),
+        _ => panic!("waited for {what}; watches: {:#?}", handle.watches()),
+    }
+}
+
+fn pod_names(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.cluster.pods().map(|(namespace, name, _)| format!("{namespace}/{name}")).collect()
+}

@@ -1,0 +1,89 @@
+//! From a snapshot of the cluster to maps in force: compile → plan → apply, on a thread of its own.
+//!
+//! One thread owns the compiler, the tables that stand in the maps, and the maps themselves. It takes commands
+//! (an endpoint comes, goes; the cluster changed; somebody asks) and does all that wait in one compilation. An
+//! endpoint's arrival is answered after its flip and its filters, before the grace period of what it replaced.
+
+mod enforcer;
+mod explain;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::net::IpAddr;
+
+use policy_core::Step;
+
+use crate::endpoint::{HostEnd, Slot};
+
+pub use enforcer::{ClusterSource, Enforcer, PolicyReport};
+pub use explain::Question;
+
+/// A local pod's place in the maps, without its policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// Its place.
+    pub slot: Slot,
+    /// The link that its filters sit on.
+    pub end: HostEnd,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Packets of one direction and reason since the maps were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketCount {
+    /// `from_pod` or `to_pod`.
+    pub direction: &'static str,
+    /// Why they passed or not.
+    pub reason: &'static str,
+    /// How many.
+    pub packets: u64,
+    /// Their bytes, link headers included.
+    pub bytes: u64,
+}
+
+/// What a map or link refused.
+pub type KernelError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Maps, programs and filters, as the worker needs them.
+pub trait Kernel: Send + 'static {
+    /// Everything that stands in the maps already, from an agent before this one, and the last epoch that was
+    /// ever given on this node.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be read.
+    fn installed(&mut self) -> Result<(policy_core::Tables, u32), KernelError>;
+    /// A slot for a pod that is not there yet: until its sets are written it drops everything.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be written.
+    fn bind(&mut self, binding: &Binding) -> Result<(), KernelError>;
+    /// Empties a slot.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be written.
+    fn clear(&mut self, slot: u32) -> Result<(), KernelError>;
+    /// Carries out one step.
+    ///
+    /// # Errors
+    ///
+    /// Where a map is full or cannot be written; entries before the failing one stay, and the step may be
+    /// repeated.
+    fn apply(&mut self, step: &Step) -> Result<(), KernelError>;
+    /// Puts both filters on the link, or replaces them in place.
+    ///
+    /// # Errors
+    ///
+    /// Where the link is gone or something else holds the place.
+    fn attach(&mut self, binding: &Binding) -> Result<(), KernelError>;
+    /// Forgets the link; its filters go with it.
+    fn detach(&mut self, ifindex: u32);
+    /// The slot that the link's filters were attached with.
+    fn slot_of(&mut self, ifindex: u32) -> Option<Slot>;
+    /// Packets by direction and reason.
+    fn counters(&mut self) -> Vec<PacketCount>;
+}

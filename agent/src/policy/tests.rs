@@ -1,0 +1,196 @@
+#![expect(clippy::unwrap_used, reason = "a poisoned lock is a failed test")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use policy_core::{Cluster, Step, Tables};
+use prometheus_client::registry::Registry;
+use rpc::{PodRef, Refusal, SandboxKey};
+
+use super::*;
+use crate::endpoint::{Endpoint, Enforcement};
+use crate::metrics::Metrics;
+
+/// Maps in memory.
+#[derive(Default)]
+struct Maps {
+    tables: Tables,
+    filters: BTreeMap<u32, Slot>,
+    log: Vec<String>,
+    failing: Option<&'static str>,
+}
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Maps>>);
+
+impl Memory {
+    fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().log)
+    }
+}
+
+impl Kernel for Memory {
+    fn installed(&mut self) -> Result<(Tables, u32), KernelError> {
+        let tables = self.0.lock().unwrap().tables.clone();
+        let last_epoch = tables.endpoints.values().map(|sets| sets.epoch).max().unwrap_or(0);
+        Ok((tables, last_epoch))
+    }
+
+    fn bind(&mut self, binding: &Binding) -> Result<(), KernelError> {
+        self.0.lock().unwrap().log.push(format!("bind {}", binding.slot.number()));
+        Ok(())
+    }
+
+    fn clear(&mut self, slot: u32) -> Result<(), KernelError> {
+        let mut maps = self.0.lock().unwrap();
+        maps.tables.endpoints.remove(&slot);
+        maps.log.push(format!("clear {slot}"));
+        Ok(())
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
+        let mut maps = self.0.lock().unwrap();
+        if maps.failing.take_if(|failing| *failing == step.name()).is_some() {
+            return Err("the map is full".into());
+        }
+        maps.tables.record(step);
+        maps.log.push(step.name().to_owned());
+        Ok(())
+    }
+
+    fn attach(&mut self, binding: &Binding) -> Result<(), KernelError> {
+        let mut maps = self.0.lock().unwrap();
+        if maps.failing.take_if(|failing| *failing == "attach").is_some() {
+            return Err("no such device".into());
+        }
+        maps.filters.insert(binding.end.ifindex, binding.slot);
+        maps.log.push(format!("attach {}", binding.end.ifname));
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) {
+        self.0.lock().unwrap().filters.remove(&ifindex);
+    }
+
+    fn slot_of(&mut self, ifindex: u32) -> Option<Slot> {
+        self.0.lock().unwrap().filters.get(&ifindex).copied()
+    }
+
+    fn counters(&mut self) -> Vec<PacketCount> {
+        vec![PacketCount { direction: "to_pod", reason: "allowed", packets: 3, bytes: 300 }]
+    }
+}
+
+struct World;
+
+impl ClusterSource for World {
+    fn snapshot(&self) -> Arc<Cluster> {
+        Arc::default()
+    }
+
+    async fn ensure_pod(&self, pod: &PodRef, _: Duration) -> Result<(), Refusal> {
+        if pod.name == "unknown" {
+            return Err(Refusal::retryable(11, "pod-unknown", "the API does not know it"));
+        }
+        Ok(())
+    }
+}
+
+fn enforcer(memory: &Memory) -> Enforcer<World> {
+    Enforcer::start(memory.clone(), Arc::new(World), Metrics::new(&mut Registry::default())).expect("memory")
+}
+
+fn endpoint(number: u16, name: &str) -> Endpoint {
+    Endpoint {
+        key: SandboxKey { network: "aws-cni".into(), container_id: format!("c{number}"), ifname: "eth0".into() },
+        slot: Slot::new(number).expect("a slot"),
+        pod: Some(PodRef { namespace: "shop".into(), name: name.into(), uid: None }),
+        address: IpAddr::from([10, 0, 0, number.to_be_bytes()[1]]),
+        end: HostEnd { ifname: format!("eni{number}"), ifindex: u32::from(number) + 100, host_mac: [2; 6], pod_mac: [2; 6] },
+    }
+}
+
+#[tokio::test]
+async fn a_newcomer_is_closed_then_judged_then_filtered() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    memory.log();
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    let log = memory.log();
+    let place = |what: &str| log.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what} in {log:?}"));
+    assert!(place("bind 1") < place("set_endpoints") && place("set_endpoints") < place("attach eni1"), "{log:?}");
+    assert_eq!(enforcer.slot_of(101).await, Slot::new(1));
+    assert_eq!(enforcer.report().borrow().local.len(), 1);
+}
+
+#[tokio::test]
+async fn a_newcomer_that_cannot_be_filtered_is_refused_and_forgotten() {
+    for failing in ["set_endpoints", "attach"] {
+        let memory = Memory::default();
+        let enforcer = enforcer(&memory);
+        enforcer.activate().await.expect("nothing to compile");
+        memory.0.lock().unwrap().failing = Some(failing);
+        let refusal = enforcer.attach(endpoint(1, "web")).await.expect_err("a step fails");
+        assert!(refusal.retryable && refusal.reason == "policy-not-applied", "{refusal:?}");
+        assert!(memory.0.lock().unwrap().tables.endpoints.is_empty(), "{failing} left an endpoint");
+        enforcer.attach(endpoint(1, "web")).await.expect("the second try");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_the_api_does_not_know_is_refused() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    let refusal = enforcer.attach(endpoint(1, "unknown")).await.expect_err("no labels, no policy, no pod");
+    assert_eq!(refusal.reason, "pod-unknown");
+    assert!(memory.0.lock().unwrap().filters.is_empty());
+}
+
+#[tokio::test]
+async fn a_restart_leaves_in_force_what_lives_and_empties_what_is_gone() {
+    let memory = Memory::default();
+    let first = enforcer(&memory);
+    first.activate().await.expect("nothing to compile");
+    first.attach(endpoint(1, "web")).await.expect("nothing fails");
+    first.attach(endpoint(2, "db")).await.expect("nothing fails");
+    drop(first);
+    memory.log();
+
+    let second = enforcer(&memory);
+    second.attach(endpoint(1, "web")).await.expect("adopted");
+    assert_eq!(memory.log(), Vec::<String>::new(), "nothing is written before all are known");
+    second.activate().await.expect("nothing fails");
+    let log = memory.log();
+    assert!(log.contains(&"clear 2".to_owned()), "{log:?}");
+    assert!(!log.contains(&"bind 1".to_owned()), "a live endpoint is never closed: {log:?}");
+    assert!(log.contains(&"attach eni1".to_owned()), "its programs are replaced in place: {log:?}");
+}
+
+#[tokio::test]
+async fn a_slot_whose_link_changed_hands_is_not_emptied_by_its_former_owner() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    let mut former = endpoint(1, "web");
+    former.end.ifindex = 55;
+    enforcer.detach(&former).await;
+    assert!(memory.0.lock().unwrap().tables.endpoints.contains_key(&1));
+    enforcer.detach(&endpoint(1, "web")).await;
+    assert!(memory.0.lock().unwrap().tables.endpoints.is_empty());
+}
+
+#[tokio::test]
+async fn counters_reach_the_metrics() {
+    let memory = Memory::default();
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let enforcer = Enforcer::start(memory, Arc::new(World), metrics).expect("memory");
+    enforcer.count().await;
+    enforcer.count().await;
+    let text = crate::metrics::render(&registry).expect("memory");
+    assert!(text.contains("tidepool_packets_total{direction=\"to_pod\",reason=\"allowed\"} 3"), "{text}");
+}

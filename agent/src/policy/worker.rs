@@ -1,0 +1,280 @@
+//! The thread that owns compiler and maps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use policy_core::{Cluster, Compiled, Compiler, CompilerOptions, LocalPod, Step, Tables};
+use rpc::{Refusal, code};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::enforcer::PolicyReport;
+use super::{Binding, Kernel, KernelError};
+use crate::cause::chain;
+use crate::endpoint::{Endpoint, Slot};
+use crate::metrics::Metrics;
+
+type Reply = oneshot::Sender<Result<(), Refusal>>;
+
+pub(super) enum Command {
+    /// An endpoint comes; answered when it is in force.
+    Attach(Endpoint, LocalPod, Reply),
+    /// An endpoint of a former agent: as it stands until [`Command::Activate`].
+    Adopt(Endpoint, LocalPod, Reply),
+    /// An endpoint goes.
+    Detach(Slot, u32, oneshot::Sender<()>),
+    /// All former endpoints are known, compile from now on.
+    Activate(Reply),
+    /// The cluster's snapshot changed, at this moment.
+    Changed(Instant),
+    /// Which slot a link's filters have.
+    SlotOf(u32, oneshot::Sender<Option<Slot>>),
+    /// Fresh counters into the metrics.
+    Count(oneshot::Sender<()>),
+}
+
+pub(super) struct Worker<K> {
+    kernel: K,
+    compiler: Compiler,
+    installed: Tables,
+    local: BTreeMap<Slot, (LocalPod, Binding)>,
+    snapshot: Box<dyn Fn() -> Arc<Cluster> + Send>,
+    report: watch::Sender<Arc<PolicyReport>>,
+    metrics: Metrics,
+    active: bool,
+}
+
+impl<K: Kernel> Worker<K> {
+    /// Reads what stands in the maps, so that no number of it is given to other contents.
+    ///
+    /// # Errors
+    ///
+    /// Where a map cannot be read.
+    pub(super) fn new(
+        mut kernel: K,
+        snapshot: Box<dyn Fn() -> Arc<Cluster> + Send>,
+        report: watch::Sender<Arc<PolicyReport>>,
+        metrics: Metrics,
+    ) -> Result<Self, KernelError> {
+        let (installed, last_epoch) = kernel.installed()?;
+        // Epochs come from one counter of the node and are never used again, restarts included.
+        let first_epoch = last_epoch + 1;
+        let compiler = Compiler::new(CompilerOptions { first_epoch, ..CompilerOptions::default() });
+        Ok(Self { kernel, compiler, installed, local: BTreeMap::new(), snapshot, report, metrics, active: false })
+    }
+
+    /// Serves until every sender is gone.
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(first) = commands.blocking_recv() {
+            let mut batch = Batch::default();
+            self.take(first, &mut batch);
+            while let Ok(next) = commands.try_recv() {
+                self.take(next, &mut batch);
+            }
+            if batch.compile && self.active {
+                self.compile_and_apply(batch);
+            } else {
+                batch.answer(&Ok(()), &BTreeMap::new());
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command, batch: &mut Batch) {
+        match command {
+            Command::Attach(endpoint, pod, reply) => match self.admit(&endpoint, pod) {
+                Ok(()) => {
+                    batch.compile = true;
+                    batch.attached.push((endpoint.slot, reply));
+                }
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Command::Adopt(endpoint, pod, reply) => {
+                self.local.insert(endpoint.slot, (pod, binding(&endpoint)));
+                drop(reply.send(Ok(())));
+            }
+            Command::Detach(slot, ifindex, reply) => {
+                self.kernel.detach(ifindex);
+                let ours = self.local.get(&slot).is_some_and(|(_, binding)| binding.end.ifindex == ifindex);
+                if ours {
+                    self.local.remove(&slot);
+                    self.clear(u32::from(slot.number()));
+                    batch.compile = true;
+                }
+                batch.detached.push(reply);
+            }
+            Command::Activate(reply) => {
+                self.activate();
+                batch.compile = true;
+                batch.activated.push(reply);
+            }
+            Command::Changed(since) => {
+                batch.compile = true;
+                batch.since = Some(batch.since.map_or(since, |earlier| earlier.min(since)));
+            }
+            Command::SlotOf(ifindex, reply) => drop(reply.send(self.kernel.slot_of(ifindex))),
+            Command::Count(reply) => {
+                for count in self.kernel.counters() {
+                    self.metrics.packets(count.direction, count.reason, count.packets, count.bytes);
+                }
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// A closed slot for the newcomer: what comes before its sets are written is dropped.
+    fn admit(&mut self, endpoint: &Endpoint, pod: LocalPod) -> Result<(), Refusal> {
+        let binding = binding(endpoint);
+        self.installed.endpoints.remove(&u32::from(endpoint.slot.number()));
+        self.kernel.bind(&binding).map_err(|error| refused("endpoint-map", &error))?;
+        self.local.insert(endpoint.slot, (pod, binding));
+        Ok(())
+    }
+
+    /// Slots of pods that are gone are emptied; those that live keep what is in force.
+    fn activate(&mut self) {
+        self.active = true;
+        let gone: Vec<u32> = self
+            .installed
+            .endpoints
+            .keys()
+            .copied()
+            .filter(|slot| !self.local.keys().any(|local| u32::from(local.number()) == *slot))
+            .collect();
+        for slot in gone {
+            self.clear(slot);
+        }
+        for (pod, binding) in self.local.values() {
+            // A slot that a former agent had not finished is closed until its sets are written.
+            if !self.installed.endpoints.contains_key(&pod.slot)
+                && let Err(error) = self.kernel.bind(binding)
+            {
+                tracing::error!(slot = pod.slot, %error, "an endpoint could not be bound");
+            }
+        }
+    }
+
+    fn clear(&mut self, slot: u32) {
+        self.installed.endpoints.remove(&slot);
+        if let Err(error) = self.kernel.clear(slot) {
+            tracing::error!(slot, %error, "a slot could not be emptied");
+        }
+    }
+
+    fn compile_and_apply(&mut self, batch: Batch) {
+        let cluster = (self.snapshot)();
+        let local: Vec<LocalPod> = self.local.values().map(|(pod, _)| pod.clone()).collect();
+        let compiled = self.compiler.compile(&cluster, &local, &self.installed);
+        let steps = compiled.plan(&self.installed);
+        let flip = steps.iter().position(|step| *step == Step::Grace).unwrap_or(steps.len());
+        let (before, after) = steps.split_at(flip);
+
+        let outcome = self.apply(before);
+        if let (Ok(()), Some(since)) = (&outcome, batch.since) {
+            self.metrics.policy_seconds.observe(since.elapsed().as_secs_f64());
+        }
+        let refused = self.attach_filters(&batch, &outcome);
+        self.publish(compiled, &outcome);
+        batch.answer(&outcome, &refused);
+        if outcome.is_ok()
+            && let Err(refusal) = self.apply(after)
+        {
+            tracing::warn!(error = %refusal, "what is no longer needed was not removed; the next change tries again");
+        }
+    }
+
+    /// Step by step, remembering what stands; stops at the first that fails.
+    fn apply(&mut self, steps: &[Step]) -> Result<(), Refusal> {
+        for step in steps {
+            if let Err(error) = self.kernel.apply(step) {
+                self.metrics.policy_errors.inc();
+                tracing::error!(step = step.name(), entries = step.len(), error = chain(&*error), "the older policy stays in force");
+                return Err(refused(step.name(), &error));
+            }
+            self.installed.record(step);
+        }
+        Ok(())
+    }
+
+    /// Filters for newcomers, and for everybody after a start. Returns the newcomers that are refused: as if
+    /// they had never come; the runtime tries again.
+    fn attach_filters(&mut self, batch: &Batch, applied: &Result<(), Refusal>) -> BTreeMap<Slot, Refusal> {
+        let everybody = !batch.activated.is_empty();
+        let mut failed = BTreeMap::new();
+        for (slot, (_, binding)) in &self.local {
+            let newcomer = batch.attached.iter().any(|(attached, _)| attached == slot);
+            if !(everybody || newcomer) {
+                continue;
+            }
+            let attached = match applied {
+                Ok(()) => self.kernel.attach(binding).map_err(|error| refused("attach-filters", &error)),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            if let Err(refusal) = attached {
+                tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
+                if newcomer {
+                    failed.insert(*slot, refusal);
+                }
+            }
+        }
+        for slot in failed.keys() {
+            if let Some((_, binding)) = self.local.remove(slot) {
+                self.kernel.detach(binding.end.ifindex);
+                self.clear(u32::from(slot.number()));
+            }
+        }
+        failed
+    }
+
+    fn publish(&self, compiled: Compiled, outcome: &Result<(), Refusal>) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.policy_findings.set(gauge(compiled.findings.len()));
+        self.metrics.endpoints.set(gauge(self.local.len()));
+        self.report.send_replace(Arc::new(PolicyReport {
+            error: outcome.as_ref().err().map(ToString::to_string),
+            endpoints: compiled.tables.endpoints.clone(),
+            local: self.local.values().map(|(pod, _)| pod.clone()).collect(),
+            counts: [
+                ("rows", compiled.tables.rows.len()),
+                ("ports", compiled.tables.ports.len()),
+                ("cidrs", compiled.tables.cidrs.len()),
+                ("peers", compiled.tables.peers.len()),
+                ("vips", compiled.tables.vips.len()),
+            ]
+            .into(),
+            findings: compiled.findings,
+        }));
+    }
+}
+
+/// What one compilation answers.
+#[derive(Default)]
+struct Batch {
+    compile: bool,
+    since: Option<Instant>,
+    attached: Vec<(Slot, Reply)>,
+    detached: Vec<oneshot::Sender<()>>,
+    activated: Vec<Reply>,
+}
+
+impl Batch {
+    fn answer(self, outcome: &Result<(), Refusal>, failed: &BTreeMap<Slot, Refusal>) {
+        // Whoever asked may have gone; then nobody needs the answer.
+        for (slot, reply) in self.attached {
+            drop(reply.send(failed.get(&slot).cloned().map_or_else(|| outcome.clone(), Err)));
+        }
+        for reply in self.activated {
+            drop(reply.send(outcome.clone()));
+        }
+        for reply in self.detached {
+            let _ = reply.send(());
+        }
+    }
+}
+
+fn binding(endpoint: &Endpoint) -> Binding {
+    Binding { slot: endpoint.slot, end: endpoint.end.clone(), addresses: vec![endpoint.address] }
+}
+
+fn refused(step: &str, error: &KernelError) -> Refusal {
+    Refusal::retryable(code::TRY_AGAIN_LATER, "policy-not-applied", format!("policy could not be put in force ({step}): {}", chain(&**error)))
+}

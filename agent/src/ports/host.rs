@@ -1,0 +1,64 @@
+//! Host networking as the wiring of single pods. Netlink blocks, so each call runs on a blocking thread.
+
+use netlink::Mac;
+use rpc::{Refusal, code};
+
+use crate::cause::chain;
+use crate::endpoint::{Grant, HostEnd, Wiring};
+use crate::hostnet::{HostNet, HostNetError, PodRoute};
+
+/// The host's network.
+#[derive(Debug, Clone)]
+pub struct HostPort(HostNet);
+
+impl HostPort {
+    /// Wires pods through `hostnet`.
+    #[must_use]
+    pub fn new(hostnet: HostNet) -> Self {
+        Self(hostnet)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&HostNet) -> Result<T, HostNetError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let hostnet = self.0.clone();
+        let done = tokio::task::spawn_blocking(move || work(&hostnet)).await;
+        done.unwrap_or(Err(HostNetError::Cancelled))
+            .map_err(|error| Refusal::retryable(code::TRY_AGAIN_LATER, "host-networking", chain(&error)))
+    }
+}
+
+fn route(grant: &Grant, end: &HostEnd) -> PodRoute {
+    PodRoute {
+        address: grant.address,
+        host_ifname: end.ifname.clone(),
+        host_ifindex: end.ifindex,
+        pod_mac: (end.pod_mac != [0; 6]).then_some(Mac(end.pod_mac)),
+        table: grant.table,
+    }
+}
+
+impl Wiring for HostPort {
+    async fn add_pod(&self, grant: &Grant, end: &HostEnd) -> Result<(), Refusal> {
+        let pod = route(grant, end);
+        self.blocking(move |hostnet| hostnet.add_pod(&pod)).await
+    }
+
+    async fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> Result<(), Refusal> {
+        let pod = route(grant, end);
+        self.blocking(move |hostnet| hostnet.remove_pod(&pod)).await
+    }
+
+    async fn find(&self, ifname: &str) -> Result<Option<HostEnd>, Refusal> {
+        let name = ifname.to_owned();
+        let found = self.blocking(move |hostnet| hostnet.find(&name)).await?;
+        Ok(found.map(|link| HostEnd {
+            ifname: ifname.to_owned(),
+            ifindex: link.ifindex,
+            host_mac: link.mac.map_or([0; 6], |mac| mac.0),
+            // Without an entry of ours another plugin wired the pod: its MAC is not known.
+            pod_mac: link.pod_mac.map_or([0; 6], |mac| mac.0),
+        }))
+    }
+}

@@ -1,0 +1,108 @@
+//! Maps, programs and filters as the policy thread needs them.
+
+use std::path::Path;
+
+use ebpf_common::abi::Direction;
+use policy_core::{Step, Tables};
+
+use crate::cause::chain;
+use crate::datapath::{Datapath, EMBEDDED, EndpointSpec, OpenError, Options, Via};
+use crate::endpoint::Slot;
+use crate::policy::{Binding, Kernel, KernelError, PacketCount};
+
+/// New flow entries that one pod may cause in a tick of 1.07 s: far more than a busy server opens, and little
+/// enough that a flood cannot push other pods' idle flows out of the table within their age.
+const BUDGET: u32 = 20_000;
+
+/// The loaded datapath.
+#[derive(Debug)]
+pub struct KernelPort(Datapath);
+
+impl KernelPort {
+    /// Drives `datapath`.
+    #[must_use]
+    pub fn new(datapath: Datapath) -> Self {
+        Self(datapath)
+    }
+
+    /// Loads the embedded programs over the maps pinned below `root`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::open`].
+    pub fn open(root: &Path) -> Result<Datapath, OpenError> {
+        Datapath::open(EMBEDDED, root, &Options::default())
+    }
+}
+
+impl Kernel for KernelPort {
+    fn installed(&mut self) -> Result<(Tables, u32), KernelError> {
+        Ok((self.0.installed()?, self.0.last_epoch()?))
+    }
+
+    fn bind(&mut self, binding: &Binding) -> Result<(), KernelError> {
+        let spec = EndpointSpec {
+            ifindex: binding.end.ifindex,
+            mac: binding.end.pod_mac,
+            budget: BUDGET,
+            ..EndpointSpec::default()
+        };
+        let spec = binding.addresses.iter().fold(spec, |spec, address| spec.with_address(*address));
+        Ok(self.0.set_endpoint(u32::from(binding.slot.number()), &spec)?)
+    }
+
+    fn clear(&mut self, slot: u32) -> Result<(), KernelError> {
+        Ok(self.0.clear_endpoint(slot)?)
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
+        Ok(self.0.apply(std::slice::from_ref(step))?)
+    }
+
+    fn attach(&mut self, binding: &Binding) -> Result<(), KernelError> {
+        let (ifindex, slot) = (binding.end.ifindex, u32::from(binding.slot.number()));
+        let attached = self.0.attach(ifindex, &binding.end.ifname, slot, Via::Clsact)?;
+        if !attached.foreign.is_empty() {
+            tracing::warn!(link = binding.end.ifname, foreign = ?attached.foreign, "other filters stand on this link");
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) {
+        if let Err(error) = self.0.detach(ifindex) {
+            // The link is most often gone before its pod's DEL.
+            tracing::debug!(ifindex, error = chain(&error), "filters could not be taken off");
+        }
+    }
+
+    fn slot_of(&mut self, ifindex: u32) -> Option<Slot> {
+        let slot = self
+            .0
+            .slot_of(ifindex)
+            .inspect_err(|error| tracing::debug!(ifindex, error = chain(error), "filters could not be read"))
+            .ok()??;
+        Slot::new(u16::try_from(slot).ok()?)
+    }
+
+    fn counters(&mut self) -> Vec<PacketCount> {
+        match self.0.counters() {
+            Ok(counts) => counts
+                .into_iter()
+                .filter(|count| count.packets > 0)
+                .map(|count| PacketCount {
+                    direction: match count.direction {
+                        Direction::In => "to_pod",
+                        Direction::Out => "from_pod",
+                    },
+                    reason: count.reason.label(),
+                    packets: count.packets,
+                    bytes: count.bytes,
+                })
+                .collect(),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the packet counters could not be read");
+                Vec::new()
+            }
+        }
+    }
+}

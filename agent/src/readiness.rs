@@ -1,0 +1,134 @@
+//! What still stands between the agent and serving, by name.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// The parts that must work before an ADD can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// EC2 was read and the pool runs.
+    Pool,
+    /// Pods, namespaces, policies and services were listed.
+    Kubernetes,
+    /// Programs and maps are loaded, and the first compilation was applied.
+    Datapath,
+    /// Routes, rules and translation are as wanted.
+    Host,
+    /// The socket for the plugin is open.
+    Socket,
+}
+
+impl Part {
+    const ALL: [Self; 5] = [Self::Pool, Self::Kubernetes, Self::Datapath, Self::Host, Self::Socket];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Kubernetes => "kubernetes",
+            Self::Datapath => "datapath",
+            Self::Host => "host",
+            Self::Socket => "socket",
+        }
+    }
+}
+
+type Missing = BTreeMap<Part, String>;
+
+/// One writer per part, many readers.
+#[derive(Debug, Clone)]
+pub struct Readiness(Arc<watch::Sender<Missing>>);
+
+impl Default for Readiness {
+    fn default() -> Self {
+        let missing = Part::ALL.into_iter().map(|part| (part, "starting".to_owned())).collect();
+        Self(Arc::new(watch::Sender::new(missing)))
+    }
+}
+
+impl Readiness {
+    /// `part` works.
+    pub fn reached(&self, part: Part) {
+        self.0.send_if_modified(|missing| {
+            let changed = missing.remove(&part).is_some();
+            if changed {
+                tracing::info!(part = part.name(), "ready");
+            }
+            changed
+        });
+    }
+
+    /// `part` does not work, and why.
+    pub fn lost(&self, part: Part, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.0.send_if_modified(|missing| {
+            if missing.get(&part) == Some(&reason) {
+                return false;
+            }
+            tracing::warn!(part = part.name(), reason, "not ready");
+            missing.insert(part, reason.clone());
+            true
+        });
+    }
+
+    /// Nothing is missing.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Whether everything but `but` is there.
+    #[must_use]
+    pub fn is_ready_but(&self, but: Part) -> bool {
+        self.0.borrow().keys().all(|part| *part == but)
+    }
+
+    /// Waits until nothing is missing.
+    pub async fn wait_ready(&self) {
+        let mut receiver = self.0.subscribe();
+        // The sender lives as long as `self`, so waiting cannot fail.
+        drop(receiver.wait_for(BTreeMap::is_empty).await);
+    }
+
+    /// Tells every change from now on.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<BTreeMap<Part, String>> {
+        self.0.subscribe()
+    }
+
+    /// One line for each part: `pool ok`, `kubernetes: starting`.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let missing = self.0.borrow();
+        let mut text = String::new();
+        for part in Part::ALL {
+            // Writing into a String cannot fail.
+            let _ = match missing.get(&part) {
+                None => writeln!(text, "{} ok", part.name()),
+                Some(reason) => writeln!(text, "{}: {reason}", part.name()),
+            };
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ready_only_when_every_part_is() {
+        let readiness = Readiness::default();
+        for part in Part::ALL {
+            assert!(!readiness.is_ready(), "{part:?} is missing");
+            readiness.reached(part);
+        }
+        readiness.wait_ready().await;
+        readiness.lost(Part::Kubernetes, "not synced");
+        assert!(!readiness.is_ready());
+        assert!(readiness.is_ready_but(Part::Kubernetes));
+        assert!(readiness.report().contains("kubernetes: not synced"), "{}", readiness.report());
+    }
+}

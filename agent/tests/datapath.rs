@@ -1,0 +1,44 @@
+//! The datapath in the kernel: maps, programs and filters.
+
+#[path = "datapath/attaching.rs"]
+mod attaching;
+#[path = "datapath/cost.rs"]
+mod cost;
+#[path = "datapath/loading.rs"]
+mod loading;
+#[path = "datapath/packets.rs"]
+mod packets;
+#[path = "datapath/verdicts.rs"]
+mod verdicts;
+#[path = "datapath/world.rs"]
+mod world;
+
+use kernel_test::{Need, Trial, trial};
+
+const NEEDS: &[Need] =
+    &[Need::Root, Need::Bpf, Need::NetNs, Need::Mounts, Need::Tc, Need::Env("TIDEPOOL_EBPF_OBJECT")];
+
+fn kernel(name: &'static str, work: fn() -> anyhow::Result<()>) -> Trial {
+    trial(name, NEEDS, work)
+}
+
+fn main() {
+    kernel_test::run(vec![
+        trial("an_empty_object_is_refused", &[], loading::an_empty_object_is_refused),
+        kernel("maps_outlive_the_agent", loading::maps_outlive_the_agent),
+        kernel("only_bpffs_holds_pins", loading::only_bpffs_holds_pins),
+        kernel("a_pinned_map_of_another_shape_is_refused", loading::a_pinned_map_of_another_shape_is_refused),
+        kernel("what_is_applied_is_read_back", loading::what_is_applied_is_read_back),
+        kernel("a_replaced_endpoint_begins_closed", loading::a_replaced_endpoint_begins_closed),
+        kernel("stories_have_one_verdict_in_kernel_and_host", verdicts::stories),
+        kernel("random_packets_have_one_verdict_in_kernel_and_host", verdicts::random_packets),
+        kernel("events_come_while_somebody_listens", verdicts::events),
+        kernel("filters_are_attached_read_back_and_replaced", attaching::attached_and_replaced),
+        kernel("filters_of_others_are_found", attaching::filters_of_others),
+        kernel("beside_an_ingress_qdisc_tcx_is_used", attaching::beside_an_ingress_qdisc),
+        kernel("real_packets_follow_policy", packets::follow_policy),
+        kernel("real_flows_end_when_they_are_revoked", packets::revoked_flows_end),
+        kernel("a_short_linear_area_is_pulled", packets::short_linear_area),
+        kernel("nanoseconds_per_packet", cost::nanoseconds_per_packet),
+    ]);
+}

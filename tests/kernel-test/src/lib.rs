@@ -1,0 +1,38 @@
+//! What tests that touch the kernel share: a front that says what a test
+//! needs, network namespaces of their own, and waiting for a state.
+//!
+//! A test target with `harness = false` lists its trials:
+//!
+//! ```no_run
+//! use kernel_test::{Need, NetNs, trial};
+//!
+//! fn main() {
+//!     kernel_test::run(vec![trial("loopback_is_down_at_first", &[Need::Root, Need::NetNs], || {
+//!         let ns = NetNs::new()?;
+//!         let links = ns.output("ip", &["link", "show", "lo"])?;
+//!         anyhow::ensure!(links.contains("DOWN"), "{links}");
+//!         Ok(())
+//!     })]);
+//! }
+//! ```
+//!
+//! A need that this machine does not meet reports the trial as *ignored* with
+//! the reason. `REQUIRE_KERNEL=1` turns that into a failure for every need that
+//! `cargo xtask setup` checks or provides ([`Need::is_required`]).
+//!
+//! Membership test of this crate: used by tests and by setup, shipped by nothing.
+
+mod feature;
+mod need;
+mod netns;
+mod trial;
+mod wait;
+
+pub use feature::{Feature, REQUIRED};
+pub use need::Need;
+pub use netns::NetNs;
+pub use trial::{run, run_one_at_a_time, trial};
+pub use wait::wait_for;
+
+/// A trial as [`run`] takes it.
+pub use libtest_mimic::Trial;

@@ -1,0 +1,8 @@
+//! System tests: the house rules, the manifests, and the real binaries in a
+//! real kernel. Membership test: nothing here is shipped, and no product crate
+//! is linked; what is tested is what a user runs.
+
+#![forbid(unsafe_code)]
+
+pub mod demo;
+pub mod house;

@@ -1,0 +1,166 @@
+//! What an operator applies: valid for Kubernetes, and no wider than its use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use kernel_test::{Need, trial};
+use serde_json::Value;
+use system_tests::house::{code, items, root, rust_files, strings, text};
+
+fn main() {
+    kernel_test::run(vec![
+        trial(
+            "manifests_are_valid",
+            &[Need::Env("TIDEPOOL_PYTHON"), Need::Python("kubernetes_validate")],
+            manifests_are_valid,
+        ),
+        trial("an_unknown_field_is_found", &[Need::Python("kubernetes_validate")], an_unknown_field_is_found),
+        trial("the_iam_policy_is_what_the_agent_calls", &[], the_iam_policy_is_what_the_agent_calls),
+        trial("the_role_binds_what_the_daemonset_runs_as", &[], the_role_binds_what_the_daemonset_runs_as),
+        trial("the_role_only_reads_but_for_events", &[], the_role_only_reads_but_for_events),
+        trial("every_knob_is_one_that_the_agent_reads", &[], every_knob_is_one_that_the_agent_reads),
+        trial("every_mount_has_its_volume", &[], every_mount_has_its_volume),
+    ]);
+}
+
+/// Runs `kubernetes-validate --strict` of the tests' own Python.
+fn validate(files: &[&str]) -> Result<(bool, String)> {
+    let python = std::env::var("TIDEPOOL_PYTHON")?;
+    let program = "import sys; from kubernetes_validate.__main__ import main; sys.exit(main())";
+    let output =
+        Command::new(python).args(["-c", program, "--strict"]).args(files).current_dir(root()).output()?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+fn manifests_are_valid() -> Result<()> {
+    let files = ["daemonset.yaml", "examples/application.yaml", "examples/policies.yaml"];
+    let (valid, said) = validate(&files)?;
+    ensure!(valid, "{said}");
+    Ok(())
+}
+
+/// Shows that the check above can fail.
+fn an_unknown_field_is_found() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let wrong = dir.path().join("daemonset.yaml");
+    let manifest = fs::read_to_string(root().join("daemonset.yaml"))?;
+    fs::write(&wrong, manifest.replace("hostNetwork: true", "hostNetworking: true"))?;
+    let (valid, said) = validate(&[wrong.to_str().context("a path that is no text")?])?;
+    ensure!(!valid && said.contains("hostNetworking"), "{said}");
+    Ok(())
+}
+
+/// Documents of a manifest by kind.
+fn documents(file: &str) -> Result<BTreeMap<String, Value>> {
+    use serde_yaml_ng::Deserializer;
+    let text = fs::read_to_string(root().join(file))?;
+    let mut found = BTreeMap::new();
+    for document in Deserializer::from_str(&text) {
+        let value: Value = serde::Deserialize::deserialize(document)?;
+        found.insert(self::text(&value["kind"]).to_owned(), value);
+    }
+    Ok(found)
+}
+
+fn the_iam_policy_is_what_the_agent_calls() -> Result<()> {
+    let policy: Value = serde_json::from_str(&fs::read_to_string(root().join("iam-policy.json"))?)?;
+    let mut granted = BTreeSet::new();
+    for statement in items(&policy["Statement"]) {
+        match &statement["Action"] {
+            Value::String(one) => {
+                granted.insert(one.clone());
+            }
+            several => granted.extend(strings(several).map(str::to_owned)),
+        }
+    }
+    // The SDK's methods are the operations in snake case: `.create_tags()`.
+    let adapter = code(&root().join("agent/src/ec2/client.rs"))?;
+    let called: BTreeSet<String> = adapter
+        .split('.')
+        .filter_map(|part| part.split_once("()"))
+        .map(|(name, _)| name)
+        .filter(|name| {
+            ["describe_", "create_", "attach_", "modify_", "assign_", "unassign_", "detach_", "delete_"]
+                .iter()
+                .any(|verb| name.starts_with(verb))
+        })
+        // `delete_on_termination()` reads a field; operations have an object.
+        .filter(|name| !name.starts_with("delete_on_"))
+        .map(|name| format!("ec2:{}", camel(name)))
+        .collect();
+    ensure!(granted == called, "granted {granted:#?}\ncalled {called:#?}");
+    Ok(())
+}
+
+fn camel(snake: &str) -> String {
+    snake
+        .split('_')
+        .map(|word| {
+            let mut letters = word.chars();
+            letters.next().map(|first| first.to_ascii_uppercase().to_string()).unwrap_or_default()
+                + letters.as_str()
+        })
+        .collect()
+}
+
+fn the_role_binds_what_the_daemonset_runs_as() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    let account = &found["ServiceAccount"]["metadata"];
+    let binding = &found["ClusterRoleBinding"];
+    ensure!(binding["roleRef"]["name"] == found["ClusterRole"]["metadata"]["name"]);
+    ensure!(binding["subjects"][0]["name"] == account["name"]);
+    ensure!(binding["subjects"][0]["namespace"] == account["namespace"]);
+    let daemonset = &found["DaemonSet"];
+    ensure!(daemonset["metadata"]["namespace"] == account["namespace"]);
+    ensure!(daemonset["spec"]["template"]["spec"]["serviceAccountName"] == account["name"]);
+    Ok(())
+}
+
+fn the_role_only_reads_but_for_events() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    for rule in items(&found["ClusterRole"]["rules"]) {
+        let verbs: BTreeSet<&str> = strings(&rule["verbs"]).collect();
+        let resources: BTreeSet<&str> = strings(&rule["resources"]).collect();
+        let allowed = if resources.contains("events") {
+            BTreeSet::from(["create", "patch"])
+        } else {
+            BTreeSet::from(["get", "list", "watch"])
+        };
+        ensure!(verbs.is_subset(&allowed), "{resources:?}: {verbs:?}");
+        ensure!(!resources.contains("*") && !verbs.contains("*"));
+        ensure!(!resources.contains("secrets"));
+    }
+    Ok(())
+}
+
+fn every_knob_is_one_that_the_agent_reads() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    let mut sources = String::new();
+    for file in rust_files("agent/src/config")? {
+        // A knob that is only warned about has no effect; it must not be set.
+        if !file.ends_with("knobs.rs") {
+            sources.push_str(&code(&file)?);
+        }
+    }
+    let knobs = found["ConfigMap"]["data"].as_object().context("the ConfigMap has no data")?;
+    for knob in knobs.keys() {
+        ensure!(sources.contains(&format!("\"{knob}\"")), "the agent does not read {knob}");
+    }
+    Ok(())
+}
+
+fn every_mount_has_its_volume() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    let pod = &found["DaemonSet"]["spec"]["template"]["spec"];
+    let volumes: BTreeSet<&str> = items(&pod["volumes"]).map(|volume| text(&volume["name"])).collect();
+    let mounted: BTreeSet<&str> = items(&pod["containers"])
+        .chain(items(&pod["initContainers"]))
+        .flat_map(|container| items(&container["volumeMounts"]))
+        .map(|mount| text(&mount["name"]))
+        .collect();
+    ensure!(volumes == mounted, "volumes {volumes:?}, mounts {mounted:?}");
+    Ok(())
+}

@@ -112,6 +112,7 @@ fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
+    let status =
+        head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
     Ok((status, body.to_owned()))
 }

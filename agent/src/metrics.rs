@@ -141,14 +141,36 @@ impl Metrics {
         );
         registry.register("awscni_eni_allocated", "ENIs attached and managed", metrics.awscni_enis.clone());
 
-        registry.register("awscni_total_ipv4_prefixes", "Prefixes on managed ENIs", metrics.awscni_prefixes.clone());
-        registry.register("awscni_eni_max", "The most ENIs that the node can have", metrics.awscni_eni_max.clone());
-        registry.register("awscni_ip_max", "The most addresses that its ENIs can hold", metrics.awscni_ip_max.clone());
+        registry.register(
+            "awscni_total_ipv4_prefixes",
+            "Prefixes on managed ENIs",
+            metrics.awscni_prefixes.clone(),
+        );
+        registry.register(
+            "awscni_eni_max",
+            "The most ENIs that the node can have",
+            metrics.awscni_eni_max.clone(),
+        );
+        registry.register(
+            "awscni_ip_max",
+            "The most addresses that its ENIs can hold",
+            metrics.awscni_ip_max.clone(),
+        );
 
         let own = registry.sub_registry_with_prefix("tidepool");
         own.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        own.register_with_unit("cni", "Time of a CNI verb in the agent", Unit::Seconds, metrics.verb_seconds.clone());
-        own.register_with_unit("ec2_call", "Time of an EC2 call", Unit::Seconds, metrics.ec2_call_seconds.clone());
+        own.register_with_unit(
+            "cni",
+            "Time of a CNI verb in the agent",
+            Unit::Seconds,
+            metrics.verb_seconds.clone(),
+        );
+        own.register_with_unit(
+            "ec2_call",
+            "Time of an EC2 call",
+            Unit::Seconds,
+            metrics.ec2_call_seconds.clone(),
+        );
         own.register("addresses", "Addresses by state", metrics.addresses.clone());
         own.register("enis", "ENIs attached and managed", metrics.enis.clone());
         own.register("waiting_adds", "ADDs that wait for an address", metrics.waiting_adds.clone());
@@ -232,7 +254,14 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         metrics.verb("ADD", "ok", Duration::from_millis(3));
-        metrics.pool(&AddressCounts { total: 7, free: 4, leased: 2, cooling: 1, enis: 1, ..AddressCounts::default() });
+        metrics.pool(&AddressCounts {
+            total: 7,
+            free: 4,
+            leased: 2,
+            cooling: 1,
+            enis: 1,
+            ..AddressCounts::default()
+        });
         let body = render(&registry).expect("memory");
         for line in [
             "awscni_total_ip_addresses 7",

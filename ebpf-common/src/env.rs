@@ -28,7 +28,7 @@ pub struct Switches {
 /// A flow's entry where it stands. It may become another flow's at any time;
 /// the tag in its state tells.
 pub trait Entry: Copy {
-    /// Copies it, the state read whole.
+    /// Copies it, the state read whole and last.
     fn load(&self, value: &mut CtValue);
     /// Replaces the state if it still is `old`; tells whether it was.
     fn exchange(&self, old: u64, new: u64) -> bool;

@@ -221,7 +221,11 @@ fn track<E: Env>(env: &E, dir: Direction, w: &mut Work) -> Reason {
         return unsettled(env, w);
     };
     entry.load(&mut w.value);
-    if !is_live(&w.key, &w.value, w.now) {
+    if w.value.state().tag() != w.key.tag() {
+        return unsettled(env, w);
+    }
+    if conntrack::expired(w.value.state(), w.key.proto, w.value.last_seen, w.now) {
+        // Written where it stands, so that it does not hide its successor.
         return open(env, w, Table::Settled);
     }
     if w.value.last_seen != w.now {
@@ -238,21 +242,13 @@ fn track<E: Env>(env: &E, dir: Direction, w: &mut Work) -> Reason {
             Reason::Established
         }
         Step::Drop => Reason::Revoked,
-        // A dead entry in `ct` is where a new one has to be written, so that it
-        // does not hide it.
         Step::Open => open(env, w, Table::Settled),
         Step::Again(next) => again(env, w, entry, Table::Settled, next),
     }
 }
 
-/// Whether an entry is this key's and not too old.
-#[inline(always)]
-fn is_live(key: &CtKey, value: &CtValue, now: u32) -> bool {
-    let state = value.state();
-    state.tag() == key.tag() && !conntrack::expired(state, key.proto, value.last_seen, now)
-}
-
-/// A flow that has no entry in `ct`.
+/// A flow that has no entry in `ct`, or one that became another flow's while it
+/// was read.
 #[inline(never)]
 fn unsettled<E: Env>(env: &E, w: &mut Work) -> Reason {
     // A flow is written to `ct` before it leaves `ct_new`, so a second look at
@@ -265,7 +261,10 @@ fn unsettled<E: Env>(env: &E, w: &mut Work) -> Reason {
         },
     };
     entry.load(&mut w.value);
-    if !is_live(&w.key, &w.value, w.now) {
+    if w.value.state().tag() != w.key.tag() {
+        return Reason::Torn;
+    }
+    if conntrack::expired(w.value.state(), w.key.proto, w.value.last_seen, w.now) {
         return open(env, w, table);
     }
     if w.value.last_seen != w.now {
@@ -320,11 +319,11 @@ fn error<E: Env>(env: &E, w: &mut Work) -> Reason {
             continue;
         };
         entry.load(&mut w.value);
-        if !is_live(&w.key, &w.value, w.now) {
+        let old = w.value.state();
+        if old.tag() != w.key.tag() || conntrack::expired(old, w.key.proto, w.value.last_seen, w.now) {
             break;
         }
         w.rule = w.value.rule;
-        let old = w.value.state();
         // It moves nothing in its flow and opens none.
         return match conntrack::step(old, 0, Kind(0), old.direction(), w.ep.epoch) {
             Step::Pass(_) => Reason::Related,

@@ -152,10 +152,11 @@ impl Entry for Slot {
         // runs; each field is one aligned access.
         unsafe {
             let entry = self.0.as_ptr();
-            value.state = core::ptr::read_volatile(&raw const (*entry).state);
             value.last_seen = core::ptr::read_volatile(&raw const (*entry).last_seen);
             value.rule = core::ptr::read_volatile(&raw const (*entry).rule);
             value.origin_ifindex = core::ptr::read_volatile(&raw const (*entry).origin_ifindex);
+            // Last: if its tag is right now, the others were this flow's too.
+            value.state = core::ptr::read_volatile(&raw const (*entry).state);
             value.pad = 0;
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ipam_core::InstanceLimits;
 
+use crate::cause::chain;
 use crate::ec2::{Ec2, ImdsClient, ImdsFacts, limits_of};
 use crate::k8s::{ClusterHandle, NodeFacts};
-use crate::cause::chain;
 use crate::readiness::{Part, Readiness};
 
 /// Between two attempts.

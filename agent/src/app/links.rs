@@ -10,12 +10,12 @@ use ipnetwork::IpNetwork;
 use netlink::Mac;
 use tokio_util::sync::CancellationToken;
 
+use crate::cause::chain;
 use crate::config::{Config, Snat};
 use crate::ec2::{ImdsClient, ImdsFacts};
 use crate::hostnet::{self, EniLink, HostNet, HostNetError, NodeNet, PortChoice, Report, SnatMode, table_of};
 use crate::ipam::{EniView, Pool, PoolView};
 use crate::metrics::{Metrics, ReasonLabel};
-use crate::cause::chain;
 use crate::readiness::{Part, Readiness};
 
 /// How often the metadata service is asked whether the VPC has got another CIDR.
@@ -55,7 +55,11 @@ impl Keeper {
         };
         self.readiness.reached(Part::Host);
         for (kind, count) in &report.repairs {
-            tracing::warn!(kind = kind.as_str(), count, "something else had removed or changed it; it was put back");
+            tracing::warn!(
+                kind = kind.as_str(),
+                count,
+                "something else had removed or changed it; it was put back"
+            );
             let reason = kind.as_str().to_owned();
             self.metrics.host_repairs.get_or_create(&ReasonLabel { reason }).inc_by(*count);
         }
@@ -92,7 +96,12 @@ pub(super) async fn keep(keeper: Keeper, stop: CancellationToken) -> &'static st
 }
 
 /// Follows the pool's ENIs and the VPC's CIDRs.
-pub(super) async fn follow(keeper: Keeper, config: Config, imds: Arc<ImdsClient>, facts: ImdsFacts) -> &'static str {
+pub(super) async fn follow(
+    keeper: Keeper,
+    config: Config,
+    imds: Arc<ImdsClient>,
+    facts: ImdsFacts,
+) -> &'static str {
     let mut view = keeper.pool.view();
     let mut vpc_cidrs = facts.vpc_cidrs.clone();
     let mut period = tokio::time::interval(CIDR_PERIOD);

@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cause::chain;
 use crate::config::{Config, Environment};
 use crate::datapath::Datapath;
 use crate::ec2::{AwsEc2, CallBudget, CallObserver, CallReport, Ec2, Guard};
@@ -30,7 +31,6 @@ use crate::ipam::{Pool, PoolConfig, StateDirs, Targets};
 use crate::k8s::{self, ClusterHandle, NodeFacts};
 use crate::metrics::Metrics;
 use crate::policy::Enforcer;
-use crate::cause::chain;
 use crate::ports::{ClusterPort, HostPort, KernelPort, PoolPort};
 use crate::readiness::{Part, Readiness};
 use crate::server::{self, Server};
@@ -89,7 +89,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-async fn serve(config: Config, stop: &CancellationToken, tasks: &mut JoinSet<&'static str>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<&'static str>,
+) -> anyhow::Result<()> {
     // A later dependency may bring a second provider; then rustls would not choose by itself. An error means
     // that one was installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -181,7 +185,8 @@ async fn serve(config: Config, stop: &CancellationToken, tasks: &mut JoinSet<&'s
     let socket = config.state_dir.join(SOCKET);
     let server =
         Server { endpoints: Arc::clone(&endpoints), readiness: readiness.clone(), metrics: metrics.clone() };
-    let listener = server::listen(&socket).with_context(|| format!("{} cannot be opened", socket.display()))?;
+    let listener =
+        server::listen(&socket).with_context(|| format!("{} cannot be opened", socket.display()))?;
     let stopping = stop.clone();
     tasks.spawn(async move {
         Arc::new(server).serve(listener, stopping).await;

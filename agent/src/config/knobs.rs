@@ -4,34 +4,70 @@ use super::Environment;
 
 /// Name, the values that change nothing, and the reason.
 const WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
-    ("WARM_PREFIX_TARGET", &["", "0", "1"], "prefix delegation is not supported yet; secondary addresses are used"),
-    ("ENABLE_PREFIX_DELEGATION", &["", "false"], "prefix delegation is not supported yet; secondary addresses are used"),
+    (
+        "WARM_PREFIX_TARGET",
+        &["", "0", "1"],
+        "prefix delegation is not supported yet; secondary addresses are used",
+    ),
+    (
+        "ENABLE_PREFIX_DELEGATION",
+        &["", "false"],
+        "prefix delegation is not supported yet; secondary addresses are used",
+    ),
     ("ENABLE_IPv4", &["", "true"], "IPv4 is always on"),
-    ("ENABLE_IPv6", &["", "false"], "IPv6 address management is not supported yet; the datapath filters both families"),
+    (
+        "ENABLE_IPv6",
+        &["", "false"],
+        "IPv6 address management is not supported yet; the datapath filters both families",
+    ),
     ("ENABLE_POD_ENI", &["", "false"], "security groups for pods are not supported"),
     ("POD_SECURITY_GROUP_ENFORCING_MODE", &["", "strict"], "security groups for pods are not supported"),
     ("DISABLE_TCP_EARLY_DEMUX", &["", "false"], "it matters only to security groups for pods"),
-    ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", &["", "false"], "custom networking by ENIConfig is not supported yet"),
+    (
+        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
+        &["", "false"],
+        "custom networking by ENIConfig is not supported yet",
+    ),
     ("ENI_CONFIG_ANNOTATION_DEF", &[""], "custom networking by ENIConfig is not supported yet"),
     ("ENI_CONFIG_LABEL_DEF", &[""], "custom networking by ENIConfig is not supported yet"),
-    ("ENABLE_SUBNET_DISCOVERY", &["", "false"], "new ENIs are made in the node's own subnet; discovery is not supported yet"),
+    (
+        "ENABLE_SUBNET_DISCOVERY",
+        &["", "false"],
+        "new ENIs are made in the node's own subnet; discovery is not supported yet",
+    ),
     ("ENABLE_MULTI_NIC", &["", "false"], "only network card 0 is managed"),
-    ("DISABLE_LEAKED_ENI_CLEANUP", &["", "false"], "there is no cluster-wide sweep yet; a node gives up its own ENIs only"),
+    (
+        "DISABLE_LEAKED_ENI_CLEANUP",
+        &["", "false"],
+        "there is no cluster-wide sweep yet; a node gives up its own ENIs only",
+    ),
     ("ENABLE_IMDS_ONLY_MODE", &["", "false"], "EC2 is asked for the truth"),
     ("AWS_VPC_K8S_CNI_BACKING_STORE", &[""], "leases are kept below TIDEPOOL_STATE_DIR"),
     ("ANNOTATE_POD_IP", &["", "false"], "pods are not annotated"),
-    ("NETWORK_POLICY_ENFORCING_MODE", &["", "standard"], "policy is in force before a pod starts; there are no modes"),
+    (
+        "NETWORK_POLICY_ENFORCING_MODE",
+        &["", "standard"],
+        "policy is in force before a pod starts; there are no modes",
+    ),
     ("ENABLE_BANDWIDTH_PLUGIN", &["", "false"], "the bandwidth plugin is not chained yet"),
     ("DISABLE_POD_V6", &["", "false"], "pods have no IPv6 address"),
     ("AWS_EC2_ENDPOINT", &[""], "use AWS_ENDPOINT_URL_EC2"),
     ("HTTP_TIMEOUT", &["", "10"], "each EC2 call has its own deadline"),
     ("AWS_VPC_K8S_CNI_LOG_FILE", &["", "stdout", "stderr"], "logs go to standard error"),
-    ("AWS_VPC_K8S_PLUGIN_LOG_FILE", &["", "stderr"], "the plugin reports through its result and the agent's log"),
+    (
+        "AWS_VPC_K8S_PLUGIN_LOG_FILE",
+        &["", "stderr"],
+        "the plugin reports through its result and the agent's log",
+    ),
     ("AWS_VPC_K8S_PLUGIN_LOG_LEVEL", &[""], "the plugin reports through its result and the agent's log"),
     ("DISABLE_INTROSPECTION", &["", "false"], "introspection is part of TIDEPOOL_METRICS_ADDR, on loopback"),
     ("INTROSPECTION_BIND_ADDRESS", &[""], "use TIDEPOOL_METRICS_ADDR"),
     ("DISABLE_METRICS", &["", "false"], "metrics are served on loopback"),
-    ("AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", &["", "false", "true"], "reverse path filtering is always set as needed"),
+    (
+        "AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER",
+        &["", "false", "true"],
+        "reverse path filtering is always set as needed",
+    ),
 ];
 
 /// A sentence for each variable that is set to something and changes nothing.

@@ -142,7 +142,8 @@ impl Config {
         let mut reader = parse::Reader::new(environment);
         let eni_mtu = reader.number("AWS_VPC_ENI_MTU", 576..=9001, 9001);
         let config = Self {
-            node_name: reader.required("MY_NODE_NAME", "set it from the downward API: fieldRef spec.nodeName"),
+            node_name: reader
+                .required("MY_NODE_NAME", "set it from the downward API: fieldRef spec.nodeName"),
             cluster_name: reader.text("CLUSTER_NAME"),
             pool: PoolTargets {
                 warm_eni: reader.number("WARM_ENI_TARGET", 0..=100, 1),

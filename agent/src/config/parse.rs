@@ -54,7 +54,9 @@ impl<'a> Reader<'a> {
     pub(super) fn unknown(&self) -> Vec<String> {
         let asked = self.asked.borrow();
         let ours = self.environment.names().into_iter().filter(|name| name.starts_with("TIDEPOOL_"));
-        ours.filter(|name| !asked.contains(name)).map(|name| format!("{name} is no knob of this version")).collect()
+        ours.filter(|name| !asked.contains(name))
+            .map(|name| format!("{name} is no knob of this version"))
+            .collect()
     }
 
     fn fault(&mut self, name: &'static str, message: impl Into<String>) {
@@ -147,7 +149,9 @@ impl<'a> Reader<'a> {
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             match part.parse::<Ipv4Network>() {
                 Ok(network) => networks.push(network),
-                Err(_) => self.fault(name, format!("«{part}» is not an IPv4 CIDR; separate several by commas")),
+                Err(_) => {
+                    self.fault(name, format!("«{part}» is not an IPv4 CIDR; separate several by commas"))
+                }
             }
         }
         networks
@@ -202,7 +206,10 @@ impl<'a> Reader<'a> {
         const LEVEL: &str = "AWS_VPC_K8S_CNI_LOGLEVEL";
         if let Some(filter) = self.text("TIDEPOOL_LOG") {
             if filter.parse::<tracing_subscriber::EnvFilter>().is_err() {
-                self.fault("TIDEPOOL_LOG", format!("«{filter}» is not a tracing filter, such as info or ipam=debug"));
+                self.fault(
+                    "TIDEPOOL_LOG",
+                    format!("«{filter}» is not a tracing filter, such as info or ipam=debug"),
+                );
             }
             return filter;
         }

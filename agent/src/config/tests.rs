@@ -58,8 +58,9 @@ fn all_faults_come_in_one_report() {
 
 #[test]
 fn a_knob_without_effect_is_named() {
-    let (_, warnings) = read(&[("MY_NODE_NAME", "n1"), ("ENABLE_PREFIX_DELEGATION", "true"), ("ENABLE_POD_ENI", "false")])
-        .expect("a warning is not a fault");
+    let (_, warnings) =
+        read(&[("MY_NODE_NAME", "n1"), ("ENABLE_PREFIX_DELEGATION", "true"), ("ENABLE_POD_ENI", "false")])
+            .expect("a warning is not a fault");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].starts_with("ENABLE_PREFIX_DELEGATION=true"), "{warnings:?}");
 }
@@ -67,14 +68,15 @@ fn a_knob_without_effect_is_named() {
 #[test]
 fn a_slip_of_the_pen_is_named() {
     let (_, warnings) =
-        read(&[("MY_NODE_NAME", "n1"), ("TIDEPOOL_STATEDIR", "/x"), ("TIDEPOOL_BPFFS", "/y")]).expect("harmless");
+        read(&[("MY_NODE_NAME", "n1"), ("TIDEPOOL_STATEDIR", "/x"), ("TIDEPOOL_BPFFS", "/y")])
+            .expect("harmless");
     assert_eq!(warnings, ["TIDEPOOL_STATEDIR is no knob of this version"]);
 }
 
 #[test]
 fn targets_written_as_unset_are_unset() {
-    let (config, _) =
-        read(&[("MY_NODE_NAME", "n1"), ("MAX_ENI", "-1"), ("WARM_IP_TARGET", "")]).expect("aws-node's own defaults");
+    let (config, _) = read(&[("MY_NODE_NAME", "n1"), ("MAX_ENI", "-1"), ("WARM_IP_TARGET", "")])
+        .expect("aws-node's own defaults");
     assert_eq!((config.pool.max_eni, config.pool.warm_ip), (None, None));
 }
 

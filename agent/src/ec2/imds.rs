@@ -65,7 +65,7 @@ pub enum ImdsError {
         path: String,
         /// What went wrong.
         #[source]
-        source: SdkImdsError,
+        source: Box<SdkImdsError>,
     },
     /// An answer that makes no sense.
     #[error("metadata service: {path} is {text:?}, which is not {expected}")]
@@ -179,7 +179,7 @@ impl ImdsClient {
         let answer = self.client.get(format!("/latest/meta-data/{path}")).await;
         match answer {
             Ok(text) => Ok(text.as_ref().trim().to_owned()),
-            Err(source) => Err(ImdsError::Get { path: path.to_owned(), source }),
+            Err(source) => Err(ImdsError::Get { path: path.to_owned(), source: Box::new(source) }),
         }
     }
 
@@ -187,13 +187,16 @@ impl ImdsClient {
     async fn find(&self, path: &str) -> Result<Option<String>, ImdsError> {
         match self.get(path).await {
             Ok(text) => Ok(Some(text)),
-            Err(ImdsError::Get { source: SdkImdsError::ErrorResponse(error), .. })
-                if error.response().status().as_u16() == 404 =>
-            {
-                Ok(None)
-            }
+            Err(ImdsError::Get { source, .. }) if is_not_found(&source) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+fn is_not_found(error: &SdkImdsError) -> bool {
+    match error {
+        SdkImdsError::ErrorResponse(answer) => answer.response().status().as_u16() == 404,
+        _ => false,
     }
 }
 

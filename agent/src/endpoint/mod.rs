@@ -62,7 +62,8 @@ pub trait Addresses: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<Grant, Refusal>> + Send;
     /// The lease is in use behind `host_ifname`.
-    fn commit(&self, key: &SandboxKey, host_ifname: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn commit(&self, key: &SandboxKey, host_ifname: &str)
+    -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Gives the address back; nothing happens where there is none.
     fn release(&self, key: &SandboxKey) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Everything that is leased.

@@ -40,7 +40,10 @@ impl Slots {
 
     /// Takes the next free slot after the last one given.
     pub(super) fn next(&mut self) -> Option<Slot> {
-        let slot = (self.last + 1..=MAX_SLOT).chain(1..=self.last).map(Slot).find(|slot| !self.taken.contains(slot))?;
+        let slot = (self.last + 1..=MAX_SLOT)
+            .chain(1..=self.last)
+            .map(Slot)
+            .find(|slot| !self.taken.contains(slot))?;
         self.last = slot.0;
         self.taken.insert(slot);
         Some(slot)

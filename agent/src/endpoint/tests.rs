@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a poisoned lock is a failed test")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -83,7 +81,8 @@ impl Addresses for Node {
 
     async fn commit(&self, key: &SandboxKey, host_ifname: &str) -> Result<(), Refusal> {
         self.step("commit")?;
-        self.leases.lock().unwrap().get_mut(&key.container_id).expect("leased").1 = Some(host_ifname.to_owned());
+        self.leases.lock().unwrap().get_mut(&key.container_id).expect("leased").1 =
+            Some(host_ifname.to_owned());
         Ok(())
     }
 
@@ -153,7 +152,8 @@ pub(crate) fn pod() -> PodRef {
 }
 
 pub(crate) fn endpoints(node: &Arc<Node>) -> Arc<All> {
-    let ports = Ports { addresses: Arc::clone(node), wiring: Arc::clone(node), enforcement: Arc::clone(node) };
+    let ports =
+        Ports { addresses: Arc::clone(node), wiring: Arc::clone(node), enforcement: Arc::clone(node) };
     Arc::new(Endpoints::new(ports, Shape { veth_prefix: "eni".into(), pod_mtu: 9001 }))
 }
 
@@ -321,13 +321,22 @@ async fn a_restart_keeps_what_has_a_link_and_gives_back_the_rest() {
     let before = endpoints(&node);
     let kept = added(&before, "kept", 7).await;
     leased(&before, "half").await;
-    let end = HostEnd { ifname: kept.host_ifname.clone(), ifindex: 7, host_mac: kept.host_mac, pod_mac: kept.pod_mac };
+    let end = HostEnd {
+        ifname: kept.host_ifname.clone(),
+        ifindex: 7,
+        host_mac: kept.host_mac,
+        pod_mac: kept.pod_mac,
+    };
     node.links.lock().unwrap().insert(kept.host_ifname.clone(), end);
     let slot = node.filters.lock().unwrap()[&7];
 
     let after = endpoints(&node);
     after.restore().await;
     assert_eq!(node.leases.lock().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
-    assert_eq!(node.filters.lock().unwrap()[&7], slot, "the same place, so that no packet meets another's policy");
+    assert_eq!(
+        node.filters.lock().unwrap()[&7],
+        slot,
+        "the same place, so that no packet meets another's policy"
+    );
     after.check(&key("kept")).await.expect("as before");
 }

@@ -118,7 +118,12 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
     ///
     /// [`reason::UNKNOWN_LEASE`] where there is no lease; else what the step that failed says, with every
     /// earlier step undone.
-    pub async fn attach(&self, key: &SandboxKey, host_ifname: &str, host_ifindex: u32) -> Result<(), Refusal> {
+    pub async fn attach(
+        &self,
+        key: &SandboxKey,
+        host_ifname: &str,
+        host_ifindex: u32,
+    ) -> Result<(), Refusal> {
         let entry = self.registry.entry(key);
         let cancelled = entry.begin_add();
         let mut turn = entry.turn.lock().await;
@@ -143,7 +148,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             self.registry.give_back_slot(present.slot);
         }
         let Some(slot) = self.registry.take_slot(None) else {
-            return Err(Refusal::new(code::PLUGIN_SPECIFIC, "endpoints-full", "every endpoint slot is taken"));
+            return Err(Refusal::new(
+                code::PLUGIN_SPECIFIC,
+                "endpoints-full",
+                "every endpoint slot is taken",
+            ));
         };
         let endpoint = Endpoint {
             key: key.clone(),
@@ -226,7 +235,8 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         let key = &provisional.key;
         let entry = self.registry.entry(key);
         let mut turn = entry.turn.lock().await;
-        let ours = turn.as_ref().is_some_and(|sandbox| sandbox.add == provisional.add && sandbox.endpoint.is_none());
+        let ours =
+            turn.as_ref().is_some_and(|sandbox| sandbox.add == provisional.add && sandbox.endpoint.is_none());
         if ours {
             if let Err(refusal) = self.ports.addresses.release(key).await {
                 tracing::warn!(sandbox = %key, error = %refusal, "a provisional lease could not be given back");

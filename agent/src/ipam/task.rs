@@ -83,7 +83,7 @@ enum Answer {
 
 /// What a task of the pool's own came back with.
 enum Work {
-    Ended(Ended),
+    Ended(Box<Ended>),
     Listed(Option<Vec<ImdsEni>>),
 }
 
@@ -347,7 +347,7 @@ impl PoolTask {
         let intent = self.state.begin(action, &self.targets, self.clock.now());
         let (id, operation) = (intent.id, intent.action.operation());
         let executor = self.executor.clone();
-        let handle = self.work.spawn(async move { Work::Ended(executor.run(intent).await) });
+        let handle = self.work.spawn(async move { Work::Ended(Box::new(executor.run(intent).await)) });
         self.running.insert(handle.id(), (id, operation));
     }
 
@@ -355,7 +355,7 @@ impl PoolTask {
         match done {
             Ok((task, Work::Ended(ended))) => {
                 self.running.remove(&task);
-                self.ended(ended);
+                self.ended(*ended);
             }
             Ok((_, Work::Listed(listing))) => self.listed(listing),
             Err(died) => {

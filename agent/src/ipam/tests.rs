@@ -115,8 +115,7 @@ async fn lease_all(pool: &Pool, numbers: std::ops::Range<u32>) -> Vec<Result<Gra
 
 async fn wait_for(pool: &Pool, what: impl Fn(&PoolView) -> bool) -> Arc<PoolView> {
     let mut view = pool.view();
-    let found = view.wait_for(|view| what(view)).await.expect("the pool runs").clone();
-    found
+    view.wait_for(|view| what(view)).await.expect("the pool runs").clone()
 }
 
 /// Nothing under way and nothing to do for a while.

@@ -25,7 +25,11 @@ pub trait ClusterSource: Send + Sync + 'static {
     /// The newest snapshot.
     fn snapshot(&self) -> Arc<Cluster>;
     /// Sees to it that the snapshot has this very pod; an error says why that cannot be.
-    fn ensure_pod(&self, pod: &PodRef, patience: Duration) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn ensure_pod(
+        &self,
+        pod: &PodRef,
+        patience: Duration,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// What is in force, for people.
@@ -98,7 +102,10 @@ impl<C: ClusterSource> Enforcer<C> {
         self.report.clone()
     }
 
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Command) -> Result<(), Refusal> {
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Command,
+    ) -> Result<(), Refusal> {
         let (reply, answer) = oneshot::channel();
         let ended = || Refusal::retryable(code::TRY_AGAIN_LATER, "agent-stopping", "the agent is stopping");
         self.commands.send(command(reply)).await.map_err(|_| ended())?;

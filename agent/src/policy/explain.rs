@@ -54,7 +54,8 @@ impl Question {
         let mut rulings = Vec::new();
         let mut deciding = None;
         for one in &explanation.judgements {
-            for (direction, ruling) in [(Direction::Egress, &one.egress), (Direction::Ingress, &one.ingress)] {
+            for (direction, ruling) in [(Direction::Egress, &one.egress), (Direction::Ingress, &one.ingress)]
+            {
                 let isolated_by: Vec<String> = ruling.isolated_by.iter().map(ToString::to_string).collect();
                 let allowed_by = ruling.allowed_by.as_ref().map(|(policy, rule)| (policy.to_string(), *rule));
                 if !ruling.allows() && deciding.is_none() {

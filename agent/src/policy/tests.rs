@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a poisoned lock is a failed test")]
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -103,11 +101,20 @@ fn enforcer(memory: &Memory) -> Enforcer<World> {
 
 fn endpoint(number: u16, name: &str) -> Endpoint {
     Endpoint {
-        key: SandboxKey { network: "aws-cni".into(), container_id: format!("c{number}"), ifname: "eth0".into() },
+        key: SandboxKey {
+            network: "aws-cni".into(),
+            container_id: format!("c{number}"),
+            ifname: "eth0".into(),
+        },
         slot: Slot::new(number).expect("a slot"),
         pod: Some(PodRef { namespace: "shop".into(), name: name.into(), uid: None }),
         address: IpAddr::from([10, 0, 0, number.to_be_bytes()[1]]),
-        end: HostEnd { ifname: format!("eni{number}"), ifindex: u32::from(number) + 100, host_mac: [2; 6], pod_mac: [2; 6] },
+        end: HostEnd {
+            ifname: format!("eni{number}"),
+            ifindex: u32::from(number) + 100,
+            host_mac: [2; 6],
+            pod_mac: [2; 6],
+        },
     }
 }
 
@@ -119,8 +126,12 @@ async fn a_newcomer_is_closed_then_judged_then_filtered() {
     memory.log();
     enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
     let log = memory.log();
-    let place = |what: &str| log.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what} in {log:?}"));
-    assert!(place("bind 1") < place("set_endpoints") && place("set_endpoints") < place("attach eni1"), "{log:?}");
+    let place =
+        |what: &str| log.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what} in {log:?}"));
+    assert!(
+        place("bind 1") < place("set_endpoints") && place("set_endpoints") < place("attach eni1"),
+        "{log:?}"
+    );
     assert_eq!(enforcer.slot_of(101).await, Slot::new(1));
     assert_eq!(enforcer.report().borrow().local.len(), 1);
 }

@@ -60,7 +60,16 @@ impl<K: Kernel> Worker<K> {
         // Epochs come from one counter of the node and are never used again, restarts included.
         let first_epoch = last_epoch + 1;
         let compiler = Compiler::new(CompilerOptions { first_epoch, ..CompilerOptions::default() });
-        Ok(Self { kernel, compiler, installed, local: BTreeMap::new(), snapshot, report, metrics, active: false })
+        Ok(Self {
+            kernel,
+            compiler,
+            installed,
+            local: BTreeMap::new(),
+            snapshot,
+            report,
+            metrics,
+            active: false,
+        })
     }
 
     /// Serves until every sender is gone.
@@ -187,7 +196,12 @@ impl<K: Kernel> Worker<K> {
         for step in steps {
             if let Err(error) = self.kernel.apply(step) {
                 self.metrics.policy_errors.inc();
-                tracing::error!(step = step.name(), entries = step.len(), error = chain(&*error), "the older policy stays in force");
+                tracing::error!(
+                    step = step.name(),
+                    entries = step.len(),
+                    error = chain(&*error),
+                    "the older policy stays in force"
+                );
                 return Err(refused(step.name(), &error));
             }
             self.installed.record(step);
@@ -276,5 +290,9 @@ fn binding(endpoint: &Endpoint) -> Binding {
 }
 
 fn refused(step: &str, error: &KernelError) -> Refusal {
-    Refusal::retryable(code::TRY_AGAIN_LATER, "policy-not-applied", format!("policy could not be put in force ({step}): {}", chain(&**error)))
+    Refusal::retryable(
+        code::TRY_AGAIN_LATER,
+        "policy-not-applied",
+        format!("policy could not be put in force ({step}): {}", chain(&**error)),
+    )
 }

@@ -54,7 +54,12 @@ fn pool_pod(pod: &PodRef) -> ipam::PodRef {
 }
 
 impl Addresses for PoolPort {
-    async fn lease(&self, key: &SandboxKey, pod: Option<&PodRef>, deadline: Instant) -> Result<Grant, Refusal> {
+    async fn lease(
+        &self,
+        key: &SandboxKey,
+        pod: Option<&PodRef>,
+        deadline: Instant,
+    ) -> Result<Grant, Refusal> {
         let request = LeaseRequest { key: pool_key(key), pod: pod.map(pool_pod), deadline: deadline.into() };
         match self.pool.lease(request).await {
             Ok(grant) => Ok(Grant {

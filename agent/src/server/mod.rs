@@ -71,7 +71,8 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
 
     async fn connection(&self, stream: UnixStream) {
         match stream.peer_cred() {
-            Ok(credentials) if credentials.uid() == 0 || credentials.uid() == nix::unistd::geteuid().as_raw() => {}
+            Ok(credentials)
+                if credentials.uid() == 0 || credentials.uid() == nix::unistd::geteuid().as_raw() => {}
             Ok(credentials) => {
                 tracing::warn!(uid = credentials.uid(), "a connection of another user was closed");
                 return;
@@ -189,7 +190,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
             return Ok(());
         }
         let report = self.readiness.report().trim_end().replace('\n', ", ");
-        Err(Refusal::retryable(code::NOT_AVAILABLE, reason::NOT_SYNCED, format!("the agent is not ready: {report}")))
+        Err(Refusal::retryable(
+            code::NOT_AVAILABLE,
+            reason::NOT_SYNCED,
+            format!("the agent is not ready: {report}"),
+        ))
     }
 }
 
@@ -217,7 +222,8 @@ fn closed(reader: &OwnedReadHalf) -> bool {
 async fn read_frame(reader: &mut OwnedReadHalf) -> Option<Vec<u8>> {
     let mut header = [0; HEADER_LEN];
     reader.read_exact(&mut header).await.ok()?;
-    let length = rpc::frame_len(header).inspect_err(|error| tracing::warn!(%error, "a connection was closed")).ok()?;
+    let length =
+        rpc::frame_len(header).inspect_err(|error| tracing::warn!(%error, "a connection was closed")).ok()?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body).await.ok()?;
     Some(body)

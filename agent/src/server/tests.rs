@@ -81,7 +81,9 @@ async fn an_add_is_two_requests_on_one_connection() {
     let running = running(true);
     running.node.give(5);
     let mut stream = running.connect().await;
-    let Response::Leased(leased) = ask(&mut stream, lease(key("a"))).await else { panic!("an address is free") };
+    let Response::Leased(leased) = ask(&mut stream, lease(key("a"))).await else {
+        panic!("an address is free")
+    };
     let attach = Request::Attach { key: key("a"), host_ifname: leased.host_ifname, host_ifindex: 7 };
     assert_eq!(ask(&mut stream, attach).await, Response::Attached);
     drop(stream);

@@ -102,6 +102,17 @@ pub(crate) fn follow_policy() -> Result<()> {
         let denied = pods.connect(&pods.a, "10.0.0.2", 80);
         ensure!(denied.is_err(), "{denied:?}");
         pods.connect(&pods.node.ns, "10.0.0.2", 80).context("the node is never cut off")?;
+        // The filter's class id is the slot: one of nobody, and nothing passes.
+        dp.attach(ifindex("ha")?, "ha", 9, Via::Clsact)?;
+        ensure!(
+            pods.connect(&pods.a, "10.0.0.100", 1).is_err_and(|error| error.kind() == ErrorKind::TimedOut)
+        );
+        ensure!(count(dp, Reason::NoEndpoint)? > 0);
+        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact)?;
+        ensure!(
+            pods.connect(&pods.a, "10.0.0.100", 1)
+                .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        );
         // A pod that is gone from its slot has no way out.
         dp.clear_endpoint(1)?;
         ensure!(

@@ -167,3 +167,58 @@ proptest! {
         check_history("m5.xlarge", 4096, true, &events);
     }
 }
+
+/// Histories that once broke a law, as proptest shrank them.
+#[test]
+fn past_failures() {
+    use Event::{Add, Burst, Commit, Cooldown, Crash, Del, DelAll, Lag, Occupy, Pass, Prefixes, Warm};
+    let lost = |operation| Event::Fault(operation, Fault::LostReply);
+    // Surplus that had once been smaller was never given back.
+    check_history("m5.xlarge", 4096, false, &[Add(0), Pass(5000), DelAll]);
+    check_history("m5.large", 4096, false, &[Pass(1300), Add(0), Pass(1), Pass(3449), Del(0)]);
+    // A detach without an answer, and a describe that still showed it attached.
+    let detach = [Add(0), Pass(300), Lag(1), DelAll, lost(Operation::Detach), Pass(62_900), Burst(0, 10)];
+    check_history("m5.large", 4096, false, &detach);
+    check_history("m5.large", 64, false, &detach);
+    // A restart right after a detach: the checkpoint must say that it leaves.
+    let unassign = Event::Fault(Operation::Unassign, Fault::Throttle);
+    let restart = [
+        Warm(Some(0), None),
+        unassign,
+        Lag(3),
+        Burst(0, 15),
+        Pass(2750),
+        Crash,
+        DelAll,
+        Pass(86_688),
+        Pass(3612),
+        Burst(2, 14),
+        Crash,
+        Add(0),
+        Pass(150),
+    ];
+    check_history("m5.xlarge", 4096, true, &restart);
+    // An attach without an answer, seen late, made a second ENI.
+    let attach = [
+        Lag(12),
+        Crash,
+        lost(Operation::Attach),
+        Burst(0, 10),
+        Pass(3073),
+        Crash,
+        Burst(0, 10),
+        Pass(610),
+        DelAll,
+        Pass(2287),
+        Add(0),
+        Pass(6480),
+    ];
+    check_history("m5.large", 4096, false, &attach);
+    // A full subnet was tried again and again instead of read.
+    check_history("m5.large", 64, false, &[Occupy(23), Prefixes(true), Occupy(19)]);
+    check_history("m5.large", 64, false, &[Occupy(28), Occupy(20), Add(0)]);
+    check_history("m5.large", 64, false, &[Add(0), Occupy(11), Occupy(19), Burst(1, 10), Prefixes(true)]);
+    // A cooldown that grew while an address rested.
+    let cooldown = [Cooldown(0), Add(0), Pass(600), Add(30), Commit(30), DelAll, Cooldown(31), Burst(0, 9)];
+    check_history("t3.small", 4096, false, &cooldown);
+}

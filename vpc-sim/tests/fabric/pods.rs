@@ -8,6 +8,7 @@ use kernel_test::{Need, Trial, trial, wait_for};
 use serde_json::Value;
 
 use super::sim::{BOUND, Sim, SimNode};
+use super::up::{namespaces, namespaces_of};
 
 const NEEDS: &[Need] = &[Need::Root, Need::NetNs, Need::Mounts, Need::Tool("nsenter"), Need::Tool("ip")];
 

@@ -31,7 +31,7 @@ pub(super) fn trials() -> Vec<Trial> {
 
 /// The inodes of all network and mount namespaces that some thread is in, some
 /// process holds open, or some process has mounted.
-fn namespaces() -> BTreeSet<String> {
+pub(super) fn namespaces() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
     for process in entries(Path::new("/proc")) {
@@ -55,7 +55,7 @@ fn namespaces() -> BTreeSet<String> {
 }
 
 /// The inodes of a simulation's namespaces, as the kernel names them.
-fn namespaces_of(sim: &Sim) -> Result<BTreeSet<String>> {
+pub(super) fn namespaces_of(sim: &Sim) -> Result<BTreeSet<String>> {
     let fds = fs::read_dir(format!("/proc/{}/fd", sim.pid()))?;
     Ok(fds
         .flatten()

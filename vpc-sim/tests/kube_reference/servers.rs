@@ -27,8 +27,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn new(name: &'static str, client: Client) -> Self {
-        Self { name, client, kept: HashMap::new() }
+    fn new(name: &'static str, mut config: Config) -> Result<Self> {
+        // Refusals are what we came for.
+        config.default_retry = false;
+        Ok(Self { name, client: Client::try_from(config)?, kept: HashMap::new() })
     }
 
     /// Sends one request and reads the whole answer.
@@ -73,8 +75,7 @@ pub(crate) async fn simulated() -> Result<(Arc<Store>, Server)> {
     let url = format!("http://{}", listener.local_addr()?);
     let app = router(Arc::clone(&store));
     tokio::spawn(async move { axum::serve(listener, app).await });
-    let client = Client::try_from(Config::new(url.parse()?))?;
-    Ok((store, Server::new("simulated", client)))
+    Ok((store, Server::new("simulated", Config::new(url.parse()?))?))
 }
 
 /// The real library, as a child that goes with us.
@@ -123,13 +124,12 @@ impl Real {
         })?;
         let kubeconfig = Kubeconfig::read_from(&file)?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let mut server = Server::new("real", config)?;
         let deadline = tokio::time::Instant::now() + super::BOUND;
-        while client.apiserver_version().await.is_err() {
+        while server.client.apiserver_version().await.is_err() {
             ensure!(tokio::time::Instant::now() < deadline, "the real API server is not ready");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        let mut server = Server::new("real", client);
         super::wait_for_code(&mut server, "/readyz", 200).await?;
         super::wait_for_code(&mut server, "/api/v1/namespaces/default", 200).await?;
         Ok(server)

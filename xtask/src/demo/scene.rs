@@ -106,6 +106,7 @@ impl<'a> Scene<'a> {
     /// Waits until the agents say that they enforce, then until the cells are
     /// as expected. One that never is so stays as it was seen last.
     pub(crate) fn wait_for_policies(&mut self, example: &Example) -> Result<Matrix> {
+        let start = Instant::now();
         let pods = self.example_pods(example)?;
         let said = self.wait("the agents have compiled the policies", ENFORCED_WITHIN, |scene| {
             let judged = verdicts::judge(&scene.agents, &pods, example.expected.cells.keys())?;
@@ -120,9 +121,12 @@ impl<'a> Scene<'a> {
             // The cells say more than the reason why this did not come.
             progress::warning(&format!("{error:#}"));
         }
+        progress::detail(&format!("compiled and in force after {:.1} s", start.elapsed().as_secs_f32()));
         let mut seen = Matrix::new();
         let settled = self.wait("the cells are as expected", ENFORCED_WITHIN, |scene| {
             seen = scene.probe_all(example)?;
+            for (c,a) in &seen { if example.expected.cells.get(c) != Some(a) { eprintln!("DBG {:.1} {c:?} {a}", start.elapsed().as_secs_f32()); } }
+            eprintln!("DBG round {:.1}", start.elapsed().as_secs_f32());
             Ok((seen == example.expected.cells).then_some(()))
         });
         self.interrupt.check()?;

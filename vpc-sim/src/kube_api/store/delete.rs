@@ -96,7 +96,7 @@ impl State {
                 return Ok(Deleted::Removed(current));
             }
             if kind.is(PODS) {
-                mark(&mut value, 0, !marked);
+                mark(&mut value, 0);
             }
             return Ok(Deleted::Removed(self.remove(kind, value)));
         }
@@ -104,7 +104,7 @@ impl State {
         if marked && pending.is_none_or(|pending| pending <= grace) {
             return Ok(Deleted::Marked(current));
         }
-        mark(&mut value, grace, true);
+        mark(&mut value, grace);
         if options.dry_run {
             return Ok(Deleted::Marked(Stored::of(kind, &value, current.version).into()));
         }
@@ -146,15 +146,16 @@ impl State {
 }
 
 /// Marks an object as being deleted, `grace` seconds from now.
-fn mark(value: &mut Value, grace: i64, anew: bool) {
+fn mark(value: &mut Value, grace: i64) {
     let meta = &mut value["metadata"];
-    meta["deletionGracePeriodSeconds"] = json!(grace);
-    if anew {
-        meta["deletionTimestamp"] = json!(clock::after(grace));
-        if let Some(generation) = meta["generation"].as_i64() {
-            meta["generation"] = json!(generation + 1);
-        }
+    // Only the first mark counts as a change.
+    if meta.get("deletionTimestamp").is_none()
+        && let Some(generation) = meta["generation"].as_i64()
+    {
+        meta["generation"] = json!(generation + 1);
     }
+    meta["deletionTimestamp"] = json!(clock::after(grace));
+    meta["deletionGracePeriodSeconds"] = json!(grace);
 }
 
 fn check_preconditions(

@@ -22,7 +22,7 @@ pub struct Arguments {
 pub enum Command {
     /// Serve this node. Configured by the environment; see daemonset.yaml.
     Run,
-    /// Copy the plugin to the runtime's directory and end: for an init container.
+    /// Copy the plugin to the runtime's directory, let the node forward, and end: for an init container.
     Install,
     /// Take the conflist away, so that the runtime calls another plugin. Pods keep running.
     Uninstall,

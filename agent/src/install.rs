@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -69,10 +70,15 @@ pub fn install_plugin(source: &Path, bin_dir: &Path) -> Result<(), InstallError>
     replace_file(&target, &content, 0o755)
 }
 
-/// The conflist's text. `portmap` is chained only where it is installed.
+/// How much longer than for its address the plugin waits: for wiring and policy.
+const WIRING: Duration = Duration::from_secs(15);
+
+/// The conflist's text. The plugin outwaits `patience`, after which the agent refuses with a reason. `portmap` is
+/// chained only where it is installed.
 #[must_use]
-pub fn conflist(socket: &Path, mtu: u32, portmap_installed: bool) -> Value {
-    let mut plugins = vec![json!({ "type": PLUGIN, "socket": socket, "mtu": mtu })];
+pub fn conflist(socket: &Path, patience: Duration, portmap_installed: bool) -> Value {
+    let timeout = (patience + WIRING).as_secs();
+    let mut plugins = vec![json!({ "type": PLUGIN, "socket": socket, "timeoutSeconds": timeout })];
     if portmap_installed {
         plugins.push(json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true }));
     }
@@ -90,8 +96,13 @@ pub fn conflist(socket: &Path, mtu: u32, portmap_installed: bool) -> Value {
 /// # Errors
 ///
 /// Where the directory cannot be written.
-pub fn write_conflist(conf_dir: &Path, bin_dir: &Path, socket: &Path, mtu: u32) -> Result<(), InstallError> {
-    let text = format!("{:#}\n", conflist(socket, mtu, bin_dir.join("portmap").exists()));
+pub fn write_conflist(
+    conf_dir: &Path,
+    bin_dir: &Path,
+    socket: &Path,
+    patience: Duration,
+) -> Result<(), InstallError> {
+    let text = format!("{:#}\n", conflist(socket, patience, bin_dir.join("portmap").exists()));
     let path = conf_dir.join(CONFLIST);
     if std::fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
         return Ok(());
@@ -122,7 +133,8 @@ mod tests {
     fn the_conflist_is_written_once_and_removed_without_complaint() {
         let dir = tempfile::tempdir().expect("a directory");
         let (conf, bin) = (dir.path().join("net.d"), dir.path().join("bin"));
-        write_conflist(&conf, &bin, Path::new("/run/tidepool/agent.sock"), 9001).expect("fresh directory");
+        write_conflist(&conf, &bin, Path::new("/run/tidepool/agent.sock"), Duration::from_secs(20))
+            .expect("fresh directory");
         let text = std::fs::read_to_string(conf.join(CONFLIST)).expect("written");
         let value: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["name"], NETWORK);
@@ -134,8 +146,9 @@ mod tests {
 
     #[test]
     fn portmap_is_chained_where_it_is_installed() {
-        let list = conflist(Path::new("/s"), 1500, true);
+        let list = conflist(Path::new("/s"), Duration::from_secs(35), true);
         assert_eq!(list["plugins"][1]["type"], "portmap");
+        assert_eq!(list["plugins"][0]["timeoutSeconds"], 50);
     }
 
     #[test]

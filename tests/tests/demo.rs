@@ -180,7 +180,7 @@ fn kept_demo_answers() -> Result<()> {
             .args(["ec2", "describe-network-interfaces", "--output", "json", "--endpoint-url", &endpoint])
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
-            .env("AWS_REGION", "us-west-2"),
+            .env("AWS_DEFAULT_REGION", "us-west-2"),
     )?;
     let interfaces: Value = serde_json::from_str(&interfaces)?;
     let on_enis: BTreeSet<&str> = items(&interfaces["NetworkInterfaces"])
@@ -194,6 +194,18 @@ fn kept_demo_answers() -> Result<()> {
         ensure!(pod["status"]["phase"] == "Running", "{name} is {}", pod["status"]["phase"]);
         ensure!(on_enis.contains(ip), "{name} has {ip}, which EC2 knows on no ENI");
         ensure!(wide.contains(ip), "kubectl get -o wide shows no {ip}:\n{wide}");
+    }
+
+    // The install manifest goes in with kubectl, twice, and out again.
+    let manifest = root().join("daemonset.yaml");
+    for verb in ["apply", "apply", "delete"] {
+        output(
+            Command::new("kubectl").args(["--kubeconfig", &kubeconfig, verb, "--filename"]).arg(&manifest),
+        )?;
+        let found = Command::new("kubectl")
+            .args(["--kubeconfig", &kubeconfig, "--namespace", "kube-system", "get", "daemonset", "tidepool"])
+            .output()?;
+        ensure!(found.status.success() == (verb == "apply"), "after {verb}: {found:?}");
     }
 
     // The lines about agents and pods hold what they promise.

@@ -20,7 +20,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use vpc_sim::kube_api::{Closing, FailRule, Store, router};
+use vpc_sim::kube_api::{Closing, FailRule, Store, fault_router, router};
 
 /// Generous: the machine may be busy.
 const BOUND: Duration = Duration::from_secs(30);
@@ -183,19 +183,11 @@ async fn http_get(base: &str, path: &str) -> Result<String> {
     tokio::task::spawn_blocking(move || plain_get(&url)).await?
 }
 
-/// HTTP/1.0, so that the body ends with the connection and comes in one piece.
 fn plain_get(url: &str) -> Result<String> {
-    use std::io::{Read as _, Write as _};
-    let rest = url.strip_prefix("http://").context("plain HTTP")?;
-    let (host, path) = rest.split_once('/').context("a path")?;
-    let mut stream = std::net::TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(BOUND))?;
-    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").context("a head")?;
-    ensure!(head.starts_with("HTTP/1.0 200") || head.starts_with("HTTP/1.1 200"), "{head}\n{body}");
-    Ok(body.to_owned())
+    let mut answer = ureq::get(url).config().http_status_as_error(false).build().call()?;
+    let body = answer.body_mut().read_to_string()?;
+    ensure!(answer.status().is_success(), "{}\n{body}", answer.status());
+    Ok(body)
 }
 
 #[tokio::test]
@@ -430,6 +422,80 @@ async fn leases_have_one_winner() -> Result<()> {
         }
         other => bail!("{other:?}"),
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_are_refused_as_asked_and_watches_closed() -> Result<()> {
+    let sim = start().await?;
+    let verbs = vec!["list".to_owned()];
+    let path = "/api/v1/pods".to_owned();
+    let rule = FailRule { path, verbs, code: Some(429), times: 2, ..FailRule::default() };
+    sim.store.fail_next(rule);
+    for _ in 0..2 {
+        let refused = http_get(&sim.url, "/api/v1/pods").await.err().context("429 expected")?.to_string();
+        // The in-flight limit of a real server answers in plain text, too.
+        ensure!(refused.contains("429") && refused.contains("Too many requests"), "{refused}");
+    }
+    http_get(&sim.url, "/api/v1/pods").await?;
+    sim.store.fail_next(FailRule { code: Some(500), times: 1, ..FailRule::default() });
+    sim.store.clear_faults();
+    http_get(&sim.url, "/api/v1/pods").await?;
+
+    let url = sim.url.clone();
+    let watch = tokio::spawn(async move { http_get(&url, "/api/v1/nodes?watch=1&timeoutSeconds=60").await });
+    let deadline = Instant::now() + BOUND;
+    while sim.store.open_watches().is_empty() {
+        ensure!(Instant::now() < deadline, "the watch does not open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let open = sim.store.open_watches();
+    ensure!(open.len() == 1 && open[0].uri.starts_with("/api/v1/nodes?watch=1"), "{open:?}");
+    ensure!(sim.store.close_watches("/api/v1/pods", Closing::Clean) == 0);
+    ensure!(sim.store.close_watches("/api/v1/nodes", Closing::Clean) == 1);
+    ensure!(watch.await??.is_empty());
+    sim.store.expire_history_for(Duration::from_secs(60));
+    let refused = http_get(&sim.url, "/api/v1/nodes?watch=1").await.err().context("429 expected")?;
+    ensure!(refused.to_string().contains("storage is (re)initializing"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn faults_are_set_over_http() -> Result<()> {
+    let sim = start().await?;
+    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let control = format!("http://{}", listener.local_addr()?);
+    let app = fault_router(Arc::clone(&sim.store));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let post = async |path: &str, body: Value| -> Result<(u16, String)> {
+        let url = format!("{control}{path}");
+        let answer = tokio::task::spawn_blocking(move || -> Result<(u16, String)> {
+            let request = ureq::post(&url).config().http_status_as_error(false).build();
+            let mut answer = request.send_json(body)?;
+            Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
+        });
+        answer.await?
+    };
+    let rule = json!({"path": "/api/v1/pods", "verbs": ["list"], "code": 503, "retry_after": 3});
+    post("/kubernetes/fail", rule).await?;
+    let refused = http_get(&sim.url, "/api/v1/pods").await.err().context("503 expected")?;
+    ensure!(refused.to_string().contains("ServiceUnavailable"), "{refused}");
+    http_get(&sim.url, "/api/v1/pods").await?;
+    post("/kubernetes/fail", json!({"code": 500, "times": 9})).await?;
+    post("/kubernetes/clear", json!({})).await?;
+    http_get(&sim.url, "/api/v1/pods").await?;
+    for wrong in [json!({}), json!({"code": 200}), json!({"code": 500, "color": "red"})] {
+        let (code, text) = post("/kubernetes/fail", wrong.clone()).await?;
+        ensure!(code == 400, "{wrong}: {code} {text}");
+    }
+    let (_, closed) = post("/kubernetes/watches/close", json!({})).await?;
+    ensure!(closed == "{\"closed\":0}", "{closed}");
+    post("/kubernetes/expire", json!({"refuse_ms": 60_000})).await?;
+    let refused = http_get(&sim.url, "/api/v1/nodes?watch=1").await.err().context("429 expected")?;
+    ensure!(refused.to_string().contains("storage is (re)initializing"), "{refused}");
+    let version = http_get(&control, "/kubernetes/version").await?;
+    let version: Value = serde_json::from_str(&version)?;
+    ensure!(version["version"] == sim.store.version(), "{version}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 /// How often an ending child is looked at.
@@ -68,6 +68,16 @@ pub(crate) fn tied(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// Starts a child that can be ended by any signal: it would inherit those that
+/// this thread holds back.
+fn spawn_unmasked(command: &mut Command) -> io::Result<Child> {
+    let ours = SigSet::thread_get_mask()?;
+    SigSet::empty().thread_set_mask()?;
+    let child = command.spawn();
+    ours.thread_set_mask()?;
+    child
+}
+
 /// A child that is ended with its owner.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -80,7 +90,7 @@ impl Service {
     /// Starts a command made by [`tied`]; at the end it has `grace` to end by
     /// itself after SIGTERM.
     pub(crate) fn start(name: &str, command: &mut Command, grace: Duration) -> Result<Self> {
-        let child = command.spawn().with_context(|| format!("starting {}", line(command)))?;
+        let child = spawn_unmasked(command).with_context(|| format!("starting {}", line(command)))?;
         Ok(Self { name: name.to_owned(), child, grace })
     }
 

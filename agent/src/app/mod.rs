@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
-use ipam_core::Growth;
+use ipam_core::{AllocationMode, Growth};
 use nix::fcntl::{Flock, FlockArg};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,7 +50,7 @@ struct Parts {
     enforcer: Arc<Enforcer<ClusterPort>>,
 }
 
-/// Copies the plugin to the runtime's directory, for an init container.
+/// What the privileged init container does: copies the plugin to the runtime's directory and lets the node forward.
 ///
 /// # Errors
 ///
@@ -58,6 +58,7 @@ struct Parts {
 pub fn install_plugin(environment: &dyn Environment) -> anyhow::Result<()> {
     let directory = environment.get("TIDEPOOL_CNI_BIN_DIR").unwrap_or_else(|| "/opt/cni/bin".to_owned());
     install::install_plugin(&plugin_source()?, &PathBuf::from(directory))?;
+    crate::hostnet::enable_forwarding();
     Ok(())
 }
 
@@ -131,6 +132,7 @@ async fn serve(
     let observer = Arc::new(Observer(metrics.clone()));
     let ec2: Arc<dyn Ec2> = Arc::new(Guard::new(Arc::new(aws), CallBudget::default(), observer));
     let limits = facts::limits(&*ec2, &facts.instance_type, &readiness).await;
+    let patience = config.pool.lease_patience();
     let base = Targets::new(limits, facts.subnet.clone());
     let pool_config = PoolConfig {
         instance: facts.instance.clone(),
@@ -162,7 +164,7 @@ async fn serve(
     let enforcer = Arc::new(enforcer.map_err(|error| anyhow::anyhow!("the maps cannot be read: {error}"))?);
 
     let ports = Ports {
-        addresses: Arc::new(PoolPort::new(pool.clone(), cluster.clone())),
+        addresses: Arc::new(PoolPort::new(pool.clone(), cluster.clone(), patience)),
         wiring: Arc::new(HostPort::new(hostnet.clone())),
         enforcement: Arc::clone(&enforcer),
     };
@@ -198,7 +200,7 @@ async fn serve(
 
     readiness.wait_ready().await;
     install::install_plugin(&plugin_source()?, &config.cni_bin_dir)?;
-    install::write_conflist(&config.cni_conf_dir, &config.cni_bin_dir, &socket, config.pod_mtu)?;
+    install::write_conflist(&config.cni_conf_dir, &config.cni_bin_dir, &socket, patience)?;
     tracing::info!(node = config.node_name, "serving");
 
     match tasks.join_next().await {
@@ -233,12 +235,14 @@ fn targets(base: &Targets, config: &Config, node: &NodeFacts) -> Targets {
         (false, false) => Growth::Normal,
     };
     Targets {
+        mode: if config.pool.prefixes { AllocationMode::Prefix } else { AllocationMode::Secondary },
+        warm_prefix: config.pool.warm_prefix,
         warm_eni: config.pool.warm_eni,
         warm_ip: config.pool.warm_ip,
         minimum_ip: config.pool.minimum_ip,
         max_eni: config.pool.max_eni,
         cooldown: config.pool.cooldown,
-        max_pods: node.max_pods.unwrap_or(base.max_pods),
+        max_pods: node.max_pods.unwrap_or_else(|| base.limits.max_pods(config.pool.prefixes)),
         growth,
         ..base.clone()
     }

@@ -4,16 +4,6 @@ use super::Environment;
 
 /// Name, the values that change nothing, and the reason.
 const WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
-    (
-        "WARM_PREFIX_TARGET",
-        &["", "0", "1"],
-        "prefix delegation is not supported yet; secondary addresses are used",
-    ),
-    (
-        "ENABLE_PREFIX_DELEGATION",
-        &["", "false"],
-        "prefix delegation is not supported yet; secondary addresses are used",
-    ),
     ("ENABLE_IPv4", &["", "true"], "IPv4 is always on"),
     (
         "ENABLE_IPv6",

@@ -36,6 +36,10 @@ pub enum Snat {
 /// The pool's targets, in aws-node's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PoolTargets {
+    /// `ENABLE_PREFIX_DELEGATION`: /28 prefixes, and single addresses where a subnet has no free /28.
+    pub prefixes: bool,
+    /// Free /28 prefixes to keep.
+    pub warm_prefix: u32,
     /// Free ENIs to keep, where no address target is set.
     pub warm_eni: u32,
     /// Free addresses to keep.
@@ -103,6 +107,14 @@ pub struct Config {
     pub log_filter: String,
 }
 
+impl PoolTargets {
+    /// How long an ADD waits for an address: where only cooling ones stand in its way, it outlasts them.
+    #[must_use]
+    pub fn lease_patience(&self) -> Duration {
+        (self.cooldown + Duration::from_secs(5)).max(Duration::from_secs(20))
+    }
+}
+
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(duration.as_secs())
 }
@@ -146,6 +158,8 @@ impl Config {
                 .required("MY_NODE_NAME", "set it from the downward API: fieldRef spec.nodeName"),
             cluster_name: reader.text("CLUSTER_NAME"),
             pool: PoolTargets {
+                prefixes: reader.flag("ENABLE_PREFIX_DELEGATION", false),
+                warm_prefix: reader.number("WARM_PREFIX_TARGET", 0..=1000, 1),
                 warm_eni: reader.number("WARM_ENI_TARGET", 0..=100, 1),
                 warm_ip: reader.optional_number("WARM_IP_TARGET", 0..=10_000),
                 minimum_ip: reader.optional_number("MINIMUM_IP_TARGET", 0..=10_000),

@@ -59,10 +59,10 @@ fn all_faults_come_in_one_report() {
 #[test]
 fn a_knob_without_effect_is_named() {
     let (_, warnings) =
-        read(&[("MY_NODE_NAME", "n1"), ("ENABLE_PREFIX_DELEGATION", "true"), ("ENABLE_POD_ENI", "false")])
+        read(&[("MY_NODE_NAME", "n1"), ("ENABLE_POD_ENI", "true"), ("DISABLE_POD_V6", "false")])
             .expect("a warning is not a fault");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].starts_with("ENABLE_PREFIX_DELEGATION=true"), "{warnings:?}");
+    assert!(warnings[0].starts_with("ENABLE_POD_ENI=true"), "{warnings:?}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub use handle::{HostLink, HostNet, Report};
 pub use keep::keep;
 pub use observed::Observed;
 pub use plan::plan;
+pub use sysctl::enable_forwarding;
 pub use wanted::Finding;
 
 /// Why the host could not be observed or changed.

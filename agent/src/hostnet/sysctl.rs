@@ -7,7 +7,7 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Turns the node's IPv4 forwarding on, in the calling thread's network namespace. Where `/proc/sys` is read-only
 /// (an unprivileged container) it stays as it is: the links that pods use get their own switch by netlink, which is
 /// what the kernel asks; only programs that look at this file may complain.
-pub(super) fn enable_forwarding() {
+pub fn enable_forwarding() {
     let result = fs::read_to_string(IP_FORWARD).and_then(|value| match value.trim() {
         "1" => Ok(()),
         _ => fs::write(IP_FORWARD, "1"),

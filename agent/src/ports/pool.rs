@@ -1,7 +1,7 @@
 //! The pool as the source of addresses.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rpc::{PodRef, Refusal, SandboxKey, code};
 
@@ -15,13 +15,17 @@ use crate::k8s::{ClusterHandle, EventKind, EventObject, EventSpec};
 pub struct PoolPort {
     pool: Pool,
     cluster: ClusterHandle,
+    patience: Duration,
 }
 
+/// What the plugin needs after a lease: to wire, and to hear a refusal before its own deadline.
+const AFTER_LEASE: Duration = Duration::from_secs(3);
+
 impl PoolPort {
-    /// Leases from `pool`, tells refusals as Events on pods.
+    /// Leases from `pool`, where an ADD may wait for `patience`; tells refusals as Events on pods.
     #[must_use]
-    pub fn new(pool: Pool, cluster: ClusterHandle) -> Self {
-        Self { pool, cluster }
+    pub fn new(pool: Pool, cluster: ClusterHandle, patience: Duration) -> Self {
+        Self { pool, cluster, patience }
     }
 
     fn tell(&self, pod: Option<&PodRef>, message: String) {
@@ -60,6 +64,9 @@ impl Addresses for PoolPort {
         pod: Option<&PodRef>,
         deadline: Instant,
     ) -> Result<Grant, Refusal> {
+        let now = Instant::now();
+        let heard = deadline.checked_sub(AFTER_LEASE).unwrap_or(now).max(now);
+        let deadline = heard.min(now + self.patience);
         let request = LeaseRequest { key: pool_key(key), pod: pod.map(pool_pod), deadline: deadline.into() };
         match self.pool.lease(request).await {
             Ok(grant) => Ok(Grant {

@@ -64,19 +64,26 @@ impl Work<'_> {
     /// Until the agent has attached. Begins again when the agent was restarted
     /// in between or does not know the lease any more.
     fn attach(&mut self) -> Result<(Leased, Pair), Error> {
+        // What the agent said last: when the deadline ends a try, that is the reason and not the deadline.
+        let mut refused = None;
         loop {
             let error = match self.attempt() {
                 Ok(attached) => return Ok(attached),
                 Err(error) => error,
             };
-            match &error {
+            match error {
                 Error::Agent(error) if error.is_restart() => {}
-                Error::Refused(refusal) if refusal.reason == reason::UNKNOWN_LEASE => pause(self.deadline),
-                Error::Refused(refusal) if refusal.retryable => pause(self.deadline),
-                _ => return Err(error),
-            }
-            if Instant::now() >= self.deadline {
-                return Err(error);
+                Error::Agent(error) if error.is_deadline() => {
+                    return Err(refused.map_or(Error::Agent(error), Error::Refused));
+                }
+                Error::Refused(refusal) if refusal.retryable || refusal.reason == reason::UNKNOWN_LEASE => {
+                    pause(self.deadline);
+                    if Instant::now() >= self.deadline {
+                        return Err(Error::Refused(refusal));
+                    }
+                    refused = Some(refusal);
+                }
+                error => return Err(error),
             }
         }
     }

@@ -6,7 +6,7 @@
 //! | `POST /kubernetes/expire` `{refuse_ms?}` | the history is lost: watches end, new ones get 429 for `refuse_ms` (1000), then 410 |
 //! | `POST /kubernetes/history` `{changes}` | how many changes of each resource can be watched |
 //! | `POST /kubernetes/watches/close` `{path?, abort?}` | ends open watches, cleanly or (`abort`) by breaking the connection → `{closed}` |
-//! | `POST /kubernetes/watches/stall` `{stalled}` | holds back all watches, or lets them go on |
+//! | `POST /kubernetes/watches/stall` `{stall}` | holds back all watches, or lets them go on |
 //! | `GET /kubernetes/watches` | `[{uri, user_agent}]`, the open watches |
 //! | `POST /kubernetes/fail` `{path?, verbs?, code?, retry_after?, delay_ms?, times?}` | refuses or delays the next `times` (1) requests |
 //! | `POST /kubernetes/clear` | ends all failures and stalls |
@@ -18,7 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -26,7 +26,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::faults::{Closing, FailRule};
 use super::store::Store;
@@ -67,7 +67,7 @@ struct Close {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stall {
-    stalled: bool,
+    stall: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -91,47 +91,42 @@ impl IntoResponse for Refusal {
 }
 
 /// Reads a body, of which nothing at all means `{}`.
-async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
-    const LIMIT_BYTES: usize = 64 << 10;
-    let bytes = to_bytes(body, LIMIT_BYTES).await.map_err(|error| Refusal(error.to_string()))?;
-    let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    let text: &[u8] = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(text).map_err(|error| Refusal(error.to_string()))
 }
 
-async fn expire(State(store): State<Arc<Store>>, body: Body) -> Result<Response, Refusal> {
-    match read::<Expire>(body).await?.refuse_ms {
+async fn expire(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    match read::<Expire>(&body)?.refuse_ms {
         Some(refuse_ms) => store.expire_history_for(Duration::from_millis(refuse_ms)),
         None => store.expire_history(),
     }
-    Ok(Json(json!({})).into_response())
+    Ok(Json(json!({})))
 }
 
-async fn history(State(store): State<Arc<Store>>, body: Body) -> Result<Response, Refusal> {
-    store.set_history_limit(read::<History>(body).await?.changes);
-    Ok(Json(json!({})).into_response())
+async fn history(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    store.set_history_limit(read::<History>(&body)?.changes);
+    Ok(Json(json!({})))
 }
 
-async fn close(State(store): State<Arc<Store>>, body: Body) -> Result<Response, Refusal> {
-    let request: Close = read(body).await?;
+async fn close(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let request: Close = read(&body)?;
     let how = if request.abort { Closing::Abort } else { Closing::Clean };
-    let closed = store.close_watches(&request.path, how);
-    Ok(Json(json!({"closed": closed})).into_response())
+    Ok(Json(json!({"closed": store.close_watches(&request.path, how)})))
 }
 
-async fn stall(State(store): State<Arc<Store>>, body: Body) -> Result<Response, Refusal> {
-    store.stall_watches(read::<Stall>(body).await?.stalled);
-    Ok(Json(json!({})).into_response())
+async fn stall(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    store.stall_watches(read::<Stall>(&body)?.stall);
+    Ok(Json(json!({})))
 }
 
-async fn watches(State(store): State<Arc<Store>>) -> Response {
+async fn watches(State(store): State<Arc<Store>>) -> Json<Value> {
     let open = store.open_watches();
-    let open: Vec<_> =
-        open.iter().map(|watch| json!({"uri": watch.uri, "user_agent": watch.user_agent})).collect();
-    Json(open).into_response()
+    Json(open.iter().map(|watch| json!({"uri": watch.uri, "user_agent": watch.user_agent})).collect())
 }
 
-async fn fail(State(store): State<Arc<Store>>, body: Body) -> Result<Response, Refusal> {
-    let request: Fail = read(body).await?;
+async fn fail(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let request: Fail = read(&body)?;
     if request.code.is_none() && request.delay_ms == 0 {
         return Err(Refusal("code or delay_ms is needed".into()));
     }
@@ -146,14 +141,14 @@ async fn fail(State(store): State<Arc<Store>>, body: Body) -> Result<Response, R
         delay: Duration::from_millis(request.delay_ms),
         times: request.times.unwrap_or(1),
     });
-    Ok(Json(json!({})).into_response())
+    Ok(Json(json!({})))
 }
 
-async fn clear(State(store): State<Arc<Store>>) -> Response {
+async fn clear(State(store): State<Arc<Store>>) -> Json<Value> {
     store.clear_faults();
-    Json(json!({})).into_response()
+    Json(json!({}))
 }
 
-async fn version(State(store): State<Arc<Store>>) -> Response {
-    Json(json!({"version": store.version()})).into_response()
+async fn version(State(store): State<Arc<Store>>) -> Json<Value> {
+    Json(json!({"version": store.version()}))
 }

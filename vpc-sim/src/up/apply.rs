@@ -1,7 +1,8 @@
 //! Applying and deleting manifests through the Kubernetes API, whatever kinds
 //! they hold, without kubectl.
 
-use std::time::Duration;
+use std::fmt;
+use std::time::{Duration, Instant};
 
 use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
 use kube::core::GroupVersionKind;
@@ -21,6 +22,9 @@ pub(super) enum ApplyError {
     /// The API serves no such kind, also after a while.
     #[error("the API serves no {0}")]
     UnknownKind(String),
+    /// What was deleted has not ended.
+    #[error("{what} is still there after {waited:?}")]
+    StillThere { what: String, waited: Duration },
     /// The API refused something.
     #[error("{what}: {}", reason(refusal))]
     Api {
@@ -48,6 +52,15 @@ pub(super) struct Named {
     pub(super) name: String,
 }
 
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
 /// How long a kind that a definition has just made may take to be served.
 const NEW_KIND: (u32, Duration) = (20, Duration::from_millis(100));
 
@@ -66,21 +79,50 @@ pub(super) async fn apply(client: &Client, yaml: &str) -> Result<Vec<Named>, App
     Ok(applied)
 }
 
+/// How long [`delete`] waits for the end of what it deleted, and between looks.
+const END: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(50));
+
 /// Deletes every object of `yaml` in reverse order. One that is not there is
-/// deleted already. Returns before pods and namespaces have ended.
-pub(super) async fn delete(client: &Client, yaml: &str) -> Result<Vec<Named>, ApplyError> {
+/// deleted already. Pods and namespaces end later: with `wait`, this does too.
+pub(super) async fn delete(client: &Client, yaml: &str, wait: bool) -> Result<Vec<Named>, ApplyError> {
     let mut kinds = Kinds::new(client.clone());
     let mut deleted = Vec::new();
+    let mut ending = Vec::new();
     for object in parse(yaml)?.into_iter().rev() {
         let (api, named) = kinds.api_of(&object).await?;
         match api.delete(&named.name, &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(source) => return Err(failed("delete", &named, source)),
-            Ok(_) => {}
+            Ok(answer) => {
+                let uid =
+                    answer.either(|object| object.uid(), |status| status.details.map(|details| details.uid));
+                ending.push((api, named.clone(), uid));
+            }
         }
         deleted.push(named);
     }
+    if wait {
+        let (bound, pause) = END;
+        let deadline = Instant::now() + bound;
+        for (api, named, uid) in ending {
+            while is_there(&api, &named, uid.as_deref()).await? {
+                if Instant::now() > deadline {
+                    return Err(ApplyError::StillThere { what: named.to_string(), waited: bound });
+                }
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
     Ok(deleted)
+}
+
+/// Whether the very object is there, and not another one of its name.
+async fn is_there(api: &Api<DynamicObject>, named: &Named, uid: Option<&str>) -> Result<bool, ApplyError> {
+    match api.get(&named.name).await {
+        Ok(object) => Ok(uid.is_none_or(|uid| uid.is_empty() || object.metadata.uid.as_deref() == Some(uid))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(source) => Err(failed("wait for the end of", named, source)),
+    }
 }
 
 async fn write(api: &Api<DynamicObject>, named: &Named, object: DynamicObject) -> Result<(), ApplyError> {
@@ -210,11 +252,7 @@ fn parse(yaml: &str) -> Result<Vec<DynamicObject>, ApplyError> {
 }
 
 fn failed(verb: &str, named: &Named, source: kube::Error) -> ApplyError {
-    let place = named.namespace.as_deref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-    ApplyError::Api {
-        what: format!("{verb} {} {place}{}", named.kind, named.name),
-        refusal: Box::new(source),
-    }
+    ApplyError::Api { what: format!("{verb} {named}"), refusal: Box::new(source) }
 }
 
 #[cfg(test)]

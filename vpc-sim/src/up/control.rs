@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /apply` (YAML) | `[{kind, namespace, name}]`, created or replaced through the Kubernetes API |
-//! | `POST /delete` (YAML) | the same, deleted in reverse |
+//! | `POST /delete` (YAML) | the same, deleted in reverse; with `?wait=true` answered when they are gone |
 //! | `GET /pods` | `[{namespace, name, ip, ips, node, eni, phase, ready, message, netns}]`, with `--kubelet` |
 //! | `GET /adds` | `{ms: […], failed}`: how long each successful ADD took, with `--kubelet` |
 //! | `POST /probe` `{timeout_ms, probes: [{from, to, protocol, port}]}` | `[{from, to, protocol, port, allowed, detail}]`, asked at once |
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -53,14 +53,21 @@ pub(super) fn router(parts: Arc<Parts>) -> Router {
         .with_state(parts)
 }
 
-pub(super) type Answer = Result<Response, Refusal>;
+type Answer = Result<Response, Refusal>;
 
 /// A request that cannot be answered, and why.
-pub(super) struct Refusal(StatusCode, String);
+struct Refusal(StatusCode, String);
 
 /// Reads a body as JSON, whatever its content type says.
-pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::of_request(error.to_string()))
+}
+
+impl Refusal {
+    /// The request means nothing, or nothing here.
+    fn of_request(why: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, why.into())
+    }
 }
 
 impl IntoResponse for Refusal {
@@ -73,6 +80,7 @@ impl From<ApplyError> for Refusal {
     fn from(error: ApplyError) -> Self {
         let status = match &error {
             ApplyError::Document { .. } | ApplyError::UnknownKind(_) => StatusCode::BAD_REQUEST,
+            ApplyError::StillThere { .. } => StatusCode::GATEWAY_TIMEOUT,
             ApplyError::Api { .. } => StatusCode::BAD_GATEWAY,
         };
         Self(status, error.to_string())
@@ -87,8 +95,13 @@ async fn apply_yaml(State(parts): State<Arc<Parts>>, yaml: String) -> Answer {
     Ok(Json(apply::apply(&parts.client, &yaml).await?).into_response())
 }
 
-async fn delete_yaml(State(parts): State<Arc<Parts>>, yaml: String) -> Answer {
-    Ok(Json(apply::delete(&parts.client, &yaml).await?).into_response())
+async fn delete_yaml(State(parts): State<Arc<Parts>>, RawQuery(query): RawQuery, yaml: String) -> Answer {
+    let wait = match query.as_deref() {
+        None | Some("" | "wait=false") => false,
+        Some("wait=true") => true,
+        Some(other) => return Err(Refusal::of_request(format!("{other:?} means nothing here"))),
+    };
+    Ok(Json(apply::delete(&parts.client, &yaml, wait).await?).into_response())
 }
 
 #[derive(Serialize)]

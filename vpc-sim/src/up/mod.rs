@@ -1,6 +1,5 @@
 //! `vpc-sim up`: a whole VPC and cluster, until a signal ends it.
 
-mod api_faults;
 mod apply;
 mod args;
 mod cluster;

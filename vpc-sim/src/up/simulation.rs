@@ -10,7 +10,6 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::UpError;
-use super::api_faults;
 use super::args::UpArgs;
 use super::cluster::KubernetesApi;
 use super::control::{self, Parts};
@@ -21,6 +20,7 @@ use crate::ec2::{self, Cloud, FabricPump, InstanceFacts, NewInstance, NodeScope,
 use crate::fabric::ns::NodeNs;
 use crate::fabric::{Fabric, IMDS_ADDRESS, NodeImage};
 use crate::imds::{self, Resolver};
+use crate::kube_api;
 use crate::kubelet::{KubeletNode, Kubelets};
 
 /// The region that every simulation is in.
@@ -158,7 +158,7 @@ impl Simulation {
         let (listener, control_address) = listen(None).await?;
         let router = crate::control::router(cloud.clone()).merge(control::router(parts.clone()));
         let router = match &cluster.store {
-            Some(store) => router.merge(api_faults::router(store.clone())),
+            Some(store) => router.merge(kube_api::fault_router(store.clone())),
             None => router,
         };
         serve(&mut tasks, listener, router)?;

@@ -164,7 +164,10 @@ fn life_of_pods() -> Result<()> {
     let adds = sim.get("/adds")?;
     ensure!(adds["ms"].as_array().map(Vec::len) == Some(3) && adds["failed"] == 0, "{adds}");
 
-    sim.post_text("/delete", &manifest)?;
+    let deleted = sim.post_text("/delete?wait=true", &manifest)?;
+    ensure!(deleted[0]["name"] == "c" && deleted.as_array().map(Vec::len) == Some(3), "{deleted}");
+    let gone = ureq::get(format!("{}/api/v1/namespaces/default/pods/a", sim.api()?)).call();
+    ensure!(matches!(gone, Err(ureq::Error::StatusCode(404))));
     wait_for("the pods are gone", BOUND, || {
         let pods = sim.get("/pods").ok()?;
         (pods.as_array()?.len() == 1).then_some(())
@@ -180,8 +183,6 @@ fn life_of_pods() -> Result<()> {
             ensure!(line.contains("IgnoreUnknown=1") && line.contains("K8S_POD_NAMESPACE=default"), "{line}");
         }
     }
-    let gone = ureq::get(format!("{}/api/v1/namespaces/default/pods/a", sim.api()?)).call();
-    ensure!(matches!(gone, Err(ureq::Error::StatusCode(404))));
     Ok(())
 }
 
@@ -272,8 +273,9 @@ fn hanging(node: &SimNode) -> Result<i32> {
 
             let path = entry.path();
             let own = std::fs::metadata(path.join("ns/mnt")).ok()?;
-            let command = std::fs::read_to_string(path.join("cmdline")).ok()?;
-            let is_it = own.ino() == in_node.ino() && command.contains("test-ptp");
+            // It has become a sleep by then.
+            let command = std::fs::read(path.join("cmdline")).ok()?;
+            let is_it = own.ino() == in_node.ino() && command.starts_with(b"sleep");
             is_it.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
         })
     })
@@ -297,8 +299,12 @@ fn killed_in_add() -> Result<()> {
     nodes[0].sh("touch /run/test-ptp/hang")?;
     sim.post_text("/apply", &pod("a", ""))?;
     let plugin = hanging(&nodes[0])?;
+    let own = namespaces_of(&sim)?;
     sim.end(nix::sys::signal::Signal::SIGKILL)?;
-    wait_for("the plugin is gone", BOUND, || (!Path::new(&format!("/proc/{plugin}")).exists()).then_some(()))
+    wait_for("the plugin is gone", BOUND, || {
+        (!Path::new(&format!("/proc/{plugin}")).exists()).then_some(())
+    })?;
+    wait_for("all namespaces are gone", BOUND, || own.is_disjoint(&namespaces()).then_some(()))
 }
 
 fn replaced() -> Result<()> {

@@ -233,7 +233,9 @@ fn api_only() -> Result<()> {
     let place = tempfile::tempdir()?;
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777))?;
     let program = place.path().join("vpc-sim");
-    fs::copy(env!("CARGO_BIN_EXE_vpc-sim"), &program)?;
+    // Not by this process: a file that it has open for writing, and every fork of
+    // another test's thread meanwhile, could not be executed.
+    ensure!(Command::new("cp").arg(env!("CARGO_BIN_EXE_vpc-sim")).arg(&program).status()?.success());
     let tmp = tempfile::tempdir_in(place.path())?;
     fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o777))?;
     let mut command = Command::new(&program);

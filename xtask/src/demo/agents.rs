@@ -46,8 +46,14 @@ pub(crate) struct Explanation {
     pub(crate) direction: Option<String>,
 }
 
-/// Installs the plugin on a node and starts its agent, from the main thread.
-pub(crate) fn start(node: &Node, bin_dir: &Path, scratch: &Scratch) -> Result<Agent> {
+/// Installs the plugin on a node and starts its agent, from the main thread,
+/// with the capabilities that daemonset.yaml gives it and no others.
+pub(crate) fn start(
+    node: &Node,
+    bin_dir: &Path,
+    capabilities: &[String],
+    scratch: &Scratch,
+) -> Result<Agent> {
     let program = simulation::inside_node(&bin_dir.join("tidepool-agent"));
     let mut install = enter(node, Command::new("nsenter"));
     environment(&mut install, node).arg(&program).arg("install");
@@ -61,6 +67,7 @@ pub(crate) fn start(node: &Node, bin_dir: &Path, scratch: &Scratch) -> Result<Ag
     let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     let mut command = enter(node, process::tied("nsenter"));
     environment(&mut command, node)
+        .args(["setpriv", "--bounding-set", &only(capabilities), "--"])
         .arg(program)
         .arg("run")
         .stdin(Stdio::null())
@@ -69,6 +76,12 @@ pub(crate) fn start(node: &Node, bin_dir: &Path, scratch: &Scratch) -> Result<Ag
         .process_group(0);
     let service = Service::start(&format!("the agent of {}", node.name), &mut command, GRACE)?;
     Ok(Agent { service, node: node.clone(), log })
+}
+
+/// `NET_ADMIN` and `BPF` → `-all,+net_admin,+bpf`, as setpriv takes it.
+fn only(capabilities: &[String]) -> String {
+    let added = capabilities.iter().map(|name| format!(",+{}", name.to_lowercase()));
+    std::iter::once("-all".to_owned()).chain(added).collect()
 }
 
 /// Arguments by which nsenter enters a node.

@@ -120,9 +120,30 @@ fn listen(manifest: &str) -> Result<(Vec<String>, Vec<Target>)> {
     Ok((pods, targets))
 }
 
+/// The capabilities of the agent's container in the install manifest.
+pub(crate) fn capabilities(manifest: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    for document in serde_yaml_ng::Deserializer::from_str(&text) {
+        let value = serde_yaml_ng::Value::deserialize(document)?;
+        let added =
+            &value["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["add"];
+        if let Some(added) = added.as_sequence() {
+            return Ok(added.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect());
+        }
+    }
+    anyhow::bail!("{} adds no capabilities", manifest.display())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_are_those_of_the_install_manifest() {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemonset.yaml");
+        let added = capabilities(&manifest).expect("the manifest names them");
+        assert!(added.contains(&"NET_ADMIN".to_owned()) && !added.contains(&"SYS_ADMIN".to_owned()));
+    }
 
     #[test]
     fn the_examples_and_their_table_fit_together() {

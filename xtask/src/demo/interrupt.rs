@@ -13,8 +13,9 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Takes the signals over for all threads started from now on. Children
-    /// are not touched: the standard library gives them an empty mask.
+    /// Takes the signals over, from this thread and all that it starts from now
+    /// on. Children would inherit that: [`Service`](crate::process::Service)
+    /// undoes it for them.
     pub(crate) fn catch() -> Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);

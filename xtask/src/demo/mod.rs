@@ -90,7 +90,8 @@ fn play(
 ) -> Result<bool> {
     let example = Example::load(&workspace.root().join("examples"))?;
     progress::step("Starting a VPC with two nodes, and an agent on each");
-    let mut scene = Scene::start(options, bin_dir, interrupt)?;
+    let capabilities = example::capabilities(&workspace.root().join("daemonset.yaml"))?;
+    let mut scene = Scene::start(options, bin_dir, &capabilities, interrupt)?;
     let told = tell(&mut scene, &example, options);
     let cleaned = scene.clean_up(&example);
     told.and_then(|as_expected| cleaned.map(|()| as_expected))

@@ -52,7 +52,7 @@ pub(crate) fn look_around(out: &mut impl Write, scene: &Scene<'_>) -> Result<()>
     writeln!(out, "  kubectl get pods -A -o wide")?;
     writeln!(
         out,
-        "  AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x AWS_REGION=us-west-2 \
+        "  AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x AWS_DEFAULT_REGION=us-west-2 \
          aws ec2 describe-network-interfaces --endpoint-url {}",
         up.ec2
     )?;
@@ -92,7 +92,7 @@ fn pods(pods: &[Pod]) -> String {
 }
 
 fn pools(story: &Story) -> String {
-    let mut rows = vec![["node", "ENI", "index", "addresses", "in use"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["node", "ENI", "index", "for pods", "in use"].map(str::to_owned).to_vec()];
     for node in &story.up.nodes {
         for eni in story.enis_of(&node.name) {
             let used = story.pods.iter().filter(|pod| pod.eni.as_deref() == Some(eni.id.as_str())).count();
@@ -100,7 +100,8 @@ fn pools(story: &Story) -> String {
                 format!("{} ({})", node.name, node.instance_type),
                 eni.id.clone(),
                 eni.device_index.map(|index| index.to_string()).unwrap_or_default(),
-                eni.addresses.len().to_string(),
+                // All but the ENI's own, which is the first.
+                eni.addresses.len().saturating_sub(1).to_string(),
                 used.to_string(),
             ]);
         }

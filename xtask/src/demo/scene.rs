@@ -42,7 +42,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 impl<'a> Scene<'a> {
     /// Starts the simulator and an agent on each of its nodes.
-    pub(crate) fn start(options: &Options, bin_dir: &Path, interrupt: &'a Interrupt) -> Result<Self> {
+    pub(crate) fn start(
+        options: &Options,
+        bin_dir: &Path,
+        capabilities: &[String],
+        interrupt: &'a Interrupt,
+    ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let request = Request { bin_dir, seed: options.seed, kubeconfig: options.kubeconfig.as_deref() };
         let (simulator, up) = simulation::start(&request, &scratch, interrupt)?;
@@ -57,7 +62,7 @@ impl<'a> Scene<'a> {
             scratch,
         };
         for node in scene.up.nodes.clone() {
-            scene.agents.push(agents::start(&node, bin_dir, &scene.scratch)?);
+            scene.agents.push(agents::start(&node, bin_dir, capabilities, &scene.scratch)?);
         }
         Ok(scene)
     }
@@ -117,16 +122,14 @@ impl<'a> Scene<'a> {
             Ok(same.then_some(()))
         });
         self.interrupt.check()?;
-        if let Err(error) = said {
+        match said {
+            Ok(()) => progress::detail(&format!("compiled after {:.1} s", start.elapsed().as_secs_f32())),
             // The cells say more than the reason why this did not come.
-            progress::warning(&format!("{error:#}"));
+            Err(error) => progress::warning(&format!("{error:#}")),
         }
-        progress::detail(&format!("compiled and in force after {:.1} s", start.elapsed().as_secs_f32()));
         let mut seen = Matrix::new();
         let settled = self.wait("the cells are as expected", ENFORCED_WITHIN, |scene| {
             seen = scene.probe_all(example)?;
-            for (c,a) in &seen { if example.expected.cells.get(c) != Some(a) { eprintln!("DBG {:.1} {c:?} {a}", start.elapsed().as_secs_f32()); } }
-            eprintln!("DBG round {:.1}", start.elapsed().as_secs_f32());
             Ok((seen == example.expected.cells).then_some(()))
         });
         self.interrupt.check()?;

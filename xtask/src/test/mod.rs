@@ -39,14 +39,18 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         tally.step("cargo deny", policy::check(workspace));
     }
     // Before the lints: what the compiler refuses, it says once.
-    let built = build::run(workspace, &tools, Profile::Dev)?;
-    if !options.tests_only {
-        progress::step("Lints");
-        tally.step("clippy", lints(workspace, &built));
+    match build::run(workspace, &tools, Profile::Dev) {
+        Ok(built) => {
+            if !options.tests_only {
+                progress::step("Lints");
+                tally.step("clippy", lints(workspace, &built));
+            }
+            progress::step("Tests");
+            let outcome = tests(workspace, &tools, &built, &options.arguments, &mut tally);
+            tally.step("cargo test", outcome);
+        }
+        Err(error) => tally.step("build", Err(error)),
     }
-    progress::step("Tests");
-    let outcome = tests(workspace, &tools, &built, &options.arguments, &mut tally);
-    tally.step("cargo test", outcome);
 
     for line in tally.details() {
         println!("{line}");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::clock;
 use super::super::error::ApiError;
 use super::super::kinds::{NAMESPACES, ResourceType};
-use super::super::lookup::{at, items, text};
+use super::super::lookup::{at, items};
 use super::State;
 use super::delete::Deleted;
 use super::object::Stored;
@@ -92,7 +92,6 @@ impl State {
             }
             return;
         }
-        debug_assert_eq!(text(&value, &["metadata", "name"]), name);
         self.take_out(&kind, value);
     }
 }

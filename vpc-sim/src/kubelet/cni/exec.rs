@@ -155,7 +155,8 @@ fn kill_group(child: &Child) {
 }
 
 /// Lets the kernel kill the command when the thread that starts it ends, so
-/// that none is left when this process is killed.
+/// that none is left when this process is killed. What the command itself has
+/// started then ends by itself, as under any runtime that is killed.
 #[expect(unsafe_code, reason = "std has no safe way to set the parent death signal of a child")]
 fn die_with_this_thread(command: &mut Command) {
     // SAFETY: the closure runs between fork and exec and makes one system call,

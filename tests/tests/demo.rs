@@ -31,6 +31,15 @@ fn main() {
             kept_demo_answers,
         ),
         trial("a_killed_demo_leaves_nothing_and_the_next_one_works", NEEDS, killed_demo),
+        trial("two_demos_run_side_by_side", NEEDS, || {
+            let (mut one, mut two) = (Demo::start(&["--json"])?, Demo::start(&["--json", "--seed", "2"])?);
+            for demo in [&mut one, &mut two] {
+                let (status, output) = demo.end()?;
+                ensure!(status.code() == Some(0), "{status}:\n{}", demo.said().join("\n"));
+                check_matrix(&check_document(&output)?)?;
+            }
+            Ok(())
+        }),
         trial(
             "a_demo_works_on_a_real_kubernetes_api_whose_watches_break",
             &with(&[Need::Tool("go"), Need::Env("TIDEPOOL_APISERVER")]),

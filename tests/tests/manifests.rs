@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use kernel_test::{Need, trial};
 use serde_json::Value;
+use system_tests::demo::bin_dir;
 use system_tests::house::{code, items, root, rust_files, strings, text};
 
 fn main() {
@@ -21,6 +22,11 @@ fn main() {
         trial("the_role_binds_what_the_daemonset_runs_as", &[], the_role_binds_what_the_daemonset_runs_as),
         trial("the_role_only_reads_but_for_events", &[], the_role_only_reads_but_for_events),
         trial("every_knob_is_one_that_the_agent_reads", &[], every_knob_is_one_that_the_agent_reads),
+        trial(
+            "every_knob_has_a_value_that_the_agent_takes",
+            &[Need::Env("TIDEPOOL_BIN_DIR")],
+            every_knob_is_taken,
+        ),
         trial("every_mount_has_its_volume", &[], every_mount_has_its_volume),
     ]);
 }
@@ -149,6 +155,24 @@ fn every_knob_is_one_that_the_agent_reads() -> Result<()> {
     for knob in knobs.keys() {
         ensure!(sources.contains(&format!("\"{knob}\"")), "the agent does not read {knob}");
     }
+    Ok(())
+}
+
+/// The agent reports all faults at once: with one of our own added, it must be
+/// the only one.
+fn every_knob_is_taken() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    let knobs = found["ConfigMap"]["data"].as_object().context("the ConfigMap has no data")?;
+    let output = Command::new(bin_dir()?.join("tidepool-agent"))
+        .arg("run")
+        .env_clear()
+        .envs(knobs.iter().map(|(knob, value)| (knob, text(value))))
+        .env("MY_NODE_NAME", "node")
+        .env("POD_MTU", "not a number")
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(64), "{}: {said}", output.status);
+    ensure!(said.contains("1 fault(s)") && said.contains("POD_MTU"), "{said}");
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! Child processes: run to the end, or tied to our own life.
 
 use std::io;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -36,16 +35,6 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         bail!("{}: {}\n{}", line(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// The first file called `name` in a directory of `PATH`.
-pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    // Ordinary users have no sbin in their PATH, but sudo's commands do.
-    std::env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
 }
 
 /// A command as one would type it.

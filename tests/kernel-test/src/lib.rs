@@ -29,7 +29,7 @@ mod trial;
 mod wait;
 
 pub use feature::{Feature, REQUIRED};
-pub use need::Need;
+pub use need::{Need, find_in_path};
 pub use netns::NetNs;
 pub use trial::{run, run_one_at_a_time, trial};
 pub use wait::wait_for;

@@ -79,10 +79,14 @@ fn all(features: &[Feature]) -> Result<(), String> {
     features.iter().try_for_each(|feature| feature.check())
 }
 
-/// The first file called `name` in a directory of `PATH`.
-pub(crate) fn find_in_path(name: impl AsRef<OsStr>) -> Option<PathBuf> {
+/// The first file called `name` in a directory of `PATH`, or where commands of
+/// root are: ordinary users have no sbin in their PATH, but sudo has.
+pub fn find_in_path(name: impl AsRef<OsStr>) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name.as_ref())).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name.as_ref()))
+        .find(|file| file.is_file())
 }
 
 fn python_imports(module: &str) -> Result<(), String> {

@@ -101,7 +101,7 @@ fn tell(scene: &mut Scene<'_>, example: &Example, options: &Options) -> Result<b
     progress::step("Starting the application");
     let pods = scene.apply_application(example)?;
     progress::step("Probing without policies");
-    let before = scene.probe_all(example)?;
+    let before = scene.probe_without_policies(example)?;
     progress::step("Applying the policies");
     scene.apply_policies(example)?;
     let after = scene.wait_for_policies(example)?;
@@ -126,7 +126,7 @@ fn tell(scene: &mut Scene<'_>, example: &Example, options: &Options) -> Result<b
 fn run_as_root(options: &Options, bin_dir: &std::path::Path) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
     anyhow::ensure!(
-        crate::process::find_in_path("sudo").is_some(),
+        kernel_test::find_in_path("sudo").is_some(),
         "the demo makes network namespaces, which needs root, and there is no sudo"
     );
     let mut command = std::process::Command::new("sudo");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use kernel_test::find_in_path;
 
 use super::Purpose;
 use crate::process;
@@ -54,7 +55,7 @@ pub(super) fn ensure(purpose: Purpose) -> Result<()> {
 impl Found {
     fn is_there(&self) -> bool {
         match self {
-            Self::Command(name) => process::find_in_path(name).is_some(),
+            Self::Command(name) => find_in_path(name).is_some(),
             Self::File(path) => Path::new(path).exists(),
             Self::PythonModule(module) => {
                 let import = format!("import {module}");
@@ -71,7 +72,7 @@ impl Found {
 /// could not.
 pub(super) fn install(names: &[&str]) -> Result<()> {
     let list = names.join(" ");
-    if process::find_in_path("apt-get").is_none() {
+    if find_in_path("apt-get").is_none() {
         bail!("this machine lacks {list} (Debian's names); install them with its package manager");
     }
     progress::step(&format!("Installing {list}"));
@@ -107,7 +108,7 @@ pub(crate) fn as_root(program: &str) -> Result<Command> {
         let mut command = Command::new("env");
         command.arg("DEBIAN_FRONTEND=noninteractive").arg(program);
         command
-    } else if process::find_in_path("sudo").is_some() {
+    } else if find_in_path("sudo").is_some() {
         let mut command = Command::new("sudo");
         command.args(["env", "DEBIAN_FRONTEND=noninteractive", program]);
         command

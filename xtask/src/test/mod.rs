@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
+use kernel_test::find_in_path;
 
 use crate::build::{self, Built, OBJECT_VARIABLE, Profile};
 use crate::process;
@@ -120,7 +121,7 @@ fn tests(
 /// An ordinary user who may use sudo runs the tests through it, not the build.
 fn through_sudo(command: &mut Command) {
     let may = !nix::unistd::geteuid().is_root()
-        && process::find_in_path("sudo").is_some()
+        && find_in_path("sudo").is_some()
         && process::output(Command::new("sudo").args(["--non-interactive", "true"])).is_ok();
     if may {
         let runner =

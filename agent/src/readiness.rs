@@ -41,9 +41,12 @@ type Missing = BTreeMap<Part, String>;
 #[derive(Debug, Clone)]
 pub struct Readiness(Arc<watch::Sender<Missing>>);
 
+/// What a part that was never reached says.
+const STARTING: &str = "starting";
+
 impl Default for Readiness {
     fn default() -> Self {
-        let missing = Part::ALL.into_iter().map(|part| (part, "starting".to_owned())).collect();
+        let missing = Part::ALL.into_iter().map(|part| (part, STARTING.to_owned())).collect();
         Self(Arc::new(watch::Sender::new(missing)))
     }
 }
@@ -64,11 +67,13 @@ impl Readiness {
     pub fn lost(&self, part: Part, reason: impl Into<String>) {
         let reason = reason.into();
         self.0.send_if_modified(|missing| {
+            let never = missing.get(&part).is_some_and(|present| present.starts_with(STARTING));
+            let reason = if never { format!("{STARTING}: {reason}") } else { reason.clone() };
             if missing.get(&part) == Some(&reason) {
                 return false;
             }
             tracing::warn!(part = part.name(), reason, "not ready");
-            missing.insert(part, reason.clone());
+            missing.insert(part, reason);
             true
         });
     }
@@ -79,10 +84,11 @@ impl Readiness {
         self.0.borrow().is_empty()
     }
 
-    /// Whether everything but `but` is there.
+    /// Whether ADDs can be served: everything is there, and host networking was once. When it is being repaired
+    /// later, pods that come meanwhile are wired all the same.
     #[must_use]
-    pub fn is_ready_but(&self, but: Part) -> bool {
-        self.0.borrow().keys().all(|part| *part == but)
+    pub fn can_serve(&self) -> bool {
+        self.0.borrow().iter().all(|(part, reason)| *part == Part::Host && !reason.starts_with(STARTING))
     }
 
     /// Waits until nothing is missing.
@@ -122,13 +128,17 @@ mod tests {
     async fn ready_only_when_every_part_is() {
         let readiness = Readiness::default();
         for part in Part::ALL {
-            assert!(!readiness.is_ready(), "{part:?} is missing");
+            assert!(!readiness.is_ready() && !readiness.can_serve(), "{part:?} is missing");
             readiness.reached(part);
         }
         readiness.wait_ready().await;
         readiness.lost(Part::Kubernetes, "not synced");
         assert!(!readiness.is_ready());
-        assert!(readiness.is_ready_but(Part::Kubernetes));
+        assert!(!readiness.can_serve());
+        readiness.reached(Part::Kubernetes);
+        readiness.lost(Part::Host, "a route cannot be added");
+        assert!(readiness.can_serve() && !readiness.is_ready());
+        readiness.lost(Part::Kubernetes, "not synced");
         assert!(readiness.report().contains("kubernetes: not synced"), "{}", readiness.report());
     }
 }

@@ -49,8 +49,16 @@ pub(super) async fn node(cluster: &ClusterHandle, readiness: &Readiness, name: &
     loop {
         let deadline = tokio::time::Instant::now() + PAUSE;
         if !cluster.wait_synced(deadline).await {
-            let watches = cluster.watches();
-            readiness.lost(Part::Kubernetes, format!("not everything was listed yet: {watches:?}"));
+            let missing: Vec<String> = cluster
+                .watches()
+                .into_iter()
+                .filter(|watch| !watch.synced)
+                .map(|watch| match watch.failing {
+                    Some(cause) => format!("{} ({cause})", watch.kind),
+                    None => watch.kind.to_owned(),
+                })
+                .collect();
+            readiness.lost(Part::Kubernetes, format!("not listed yet: {}", missing.join(", ")));
             continue;
         }
         match cluster.node() {

@@ -1,6 +1,7 @@
 //! Small loops that carry news from one part to another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use policy_core::model::PodState;
 
@@ -12,6 +13,20 @@ use crate::metrics::Metrics;
 use crate::policy::Enforcer;
 use crate::ports::ClusterPort;
 use crate::readiness::{Part, Readiness};
+
+/// What was not put in force is tried again after this long, also when nothing changes.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often every link's filters are looked at: nothing announces that they are gone.
+const FILTER_PERIOD: Duration = Duration::from_secs(1);
+
+/// Puts back filters that something else took off.
+pub(super) async fn filters(enforcer: Arc<Enforcer<ClusterPort>>) -> &'static str {
+    let mut period = tokio::time::interval(FILTER_PERIOD);
+    loop {
+        period.tick().await;
+        enforcer.verify().await;
+    }
+}
 
 /// The pool's counts into the metrics.
 pub(super) async fn pool(pool: Pool, metrics: Metrics) -> &'static str {
@@ -84,8 +99,10 @@ pub(super) async fn policy(
             None => readiness.reached(Part::Datapath),
             Some(error) => readiness.lost(Part::Datapath, error.clone()),
         }
-        if reports.changed().await.is_err() {
-            return "policy";
+        let failed = report.error.is_some();
+        tokio::select! {
+            changed = reports.changed() => if changed.is_err() { return "policy" },
+            () = tokio::time::sleep(RETRY), if failed => enforcer.cluster_changed().await,
         }
     }
 }

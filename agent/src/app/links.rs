@@ -28,19 +28,13 @@ pub(super) struct Keeper {
     pool: Pool,
     metrics: Metrics,
     readiness: Readiness,
-    /// Secondary ENIs that are wanted, and those of them that the pool knows to have a link. Held for an instant.
-    links: Arc<Mutex<Links>>,
-}
-
-#[derive(Default)]
-struct Links {
-    wanted: BTreeSet<Mac>,
-    told: BTreeSet<Mac>,
+    /// Secondary ENIs that the pool knows to have a link. Held for an instant.
+    told: Arc<Mutex<BTreeSet<Mac>>>,
 }
 
 impl Keeper {
     pub(super) fn new(hostnet: HostNet, pool: Pool, metrics: Metrics, readiness: Readiness) -> Self {
-        Self { hostnet, pool, metrics, readiness, links: Arc::default() }
+        Self { hostnet, pool, metrics, readiness, told: Arc::default() }
     }
 
     /// Counts what was put back, and tells the pool which ENIs have links and routes.
@@ -53,7 +47,10 @@ impl Keeper {
                 return;
             }
         };
-        self.readiness.reached(Part::Host);
+        match unusable(&report) {
+            None => self.readiness.reached(Part::Host),
+            Some(reason) => self.readiness.lost(Part::Host, reason),
+        }
         for (kind, count) in &report.repairs {
             tracing::warn!(
                 kind = kind.as_str(),
@@ -63,29 +60,24 @@ impl Keeper {
             let reason = kind.as_str().to_owned();
             self.metrics.host_repairs.get_or_create(&ReasonLabel { reason }).inc_by(*count);
         }
-        let missing: BTreeSet<Mac> = report
-            .findings
-            .iter()
-            .filter_map(|finding| match finding {
-                hostnet::Finding::EniWithoutLink { mac } => Some(*mac),
-                _ => None,
-            })
-            .collect();
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let present: BTreeSet<Mac> = links.wanted.difference(&missing).copied().collect();
-        for mac in present.difference(&links.told) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for mac in report.linked.difference(&told) {
             self.pool.link_ready(MacAddr(mac.0));
         }
-        for mac in links.told.difference(&present) {
+        for mac in told.difference(&report.linked) {
             self.pool.link_lost(MacAddr(mac.0));
         }
-        links.told = present;
+        *told = report.linked;
     }
+}
 
-    fn want(&self, node: &NodeNet) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.wanted = node.secondary.iter().map(|eni| eni.mac).collect();
-    }
+/// What no pod can do without.
+fn unusable(report: &Report) -> Option<&'static str> {
+    report.findings.iter().find_map(|finding| match finding {
+        hostnet::Finding::NoVpcCidrs => Some("no CIDR of the VPC is known"),
+        // A secondary ENI without a link is not leased from; a pod without one is gone.
+        hostnet::Finding::EniWithoutLink { .. } | hostnet::Finding::PodWithoutLink { .. } => None,
+    })
 }
 
 /// Puts back what others remove, until `stop`.
@@ -107,13 +99,12 @@ pub(super) async fn follow(
     let mut period = tokio::time::interval(CIDR_PERIOD);
     loop {
         let current = view.borrow_and_update().clone();
-        if let Some(node) = node_net(&current, &config, &vpc_cidrs) {
-            keeper.want(&node);
-            if keeper.hostnet.set_node(node) {
-                let hostnet = keeper.hostnet.clone();
-                let outcome = tokio::task::spawn_blocking(move || hostnet.reconcile()).await;
-                keeper.report(outcome.unwrap_or(Err(HostNetError::Cancelled)));
-            }
+        if let Some(node) = node_net(&current, &config, &vpc_cidrs)
+            && keeper.hostnet.set_node(node)
+        {
+            let hostnet = keeper.hostnet.clone();
+            let outcome = tokio::task::spawn_blocking(move || hostnet.reconcile()).await;
+            keeper.report(outcome.unwrap_or(Err(HostNetError::Cancelled)));
         }
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return "ENI links" },

@@ -12,6 +12,7 @@ mod pages;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use ipam_core::{AllocationMode, Growth};
@@ -25,7 +26,7 @@ use crate::cause::chain;
 use crate::config::{Config, Environment};
 use crate::datapath::Datapath;
 use crate::ec2::{AwsEc2, CallBudget, CallObserver, CallReport, Ec2, Guard};
-use crate::endpoint::{Endpoints, Ports, Shape};
+use crate::endpoint::{Addresses, Endpoints, Enforcement, Ports, Shape, Wiring};
 use crate::hostnet::HostNet;
 use crate::ipam::{Pool, PoolConfig, StateDirs, Targets};
 use crate::k8s::{self, ClusterHandle, NodeFacts};
@@ -38,6 +39,8 @@ use crate::{http, install};
 
 /// The socket's name below the state directory.
 const SOCKET: &str = "agent.sock";
+/// Between two attempts to put the first compilation in force.
+const ACTIVATION_PAUSE: Duration = Duration::from_secs(2);
 /// Held by the one agent of the node below the state directory.
 const LOCK: &str = "agent.lock";
 
@@ -58,7 +61,8 @@ struct Parts {
 pub fn install_plugin(environment: &dyn Environment) -> anyhow::Result<()> {
     let directory = environment.get("TIDEPOOL_CNI_BIN_DIR").unwrap_or_else(|| "/opt/cni/bin".to_owned());
     install::install_plugin(&plugin_source()?, &PathBuf::from(directory))?;
-    crate::hostnet::enable_forwarding();
+    crate::hostnet::enable_forwarding()
+        .context("run this container privileged, or set the sysctl on the node")?;
     Ok(())
 }
 
@@ -114,6 +118,7 @@ async fn serve(
     });
     tasks.spawn(follow::readiness(readiness.clone(), metrics.clone()));
 
+    tracing::info!(config = serde_json::to_string(&config).unwrap_or_default(), "configuration");
     let (imds, facts) = facts::read(&readiness).await;
     let client = k8s::connect().await?;
     let options = k8s::Options {
@@ -173,16 +178,17 @@ async fn serve(
     let mut view = pool.view();
     view.wait_for(|view| view.is_ready()).await.context("the pool ended while it started")?;
     readiness.reached(Part::Pool);
-    endpoints.restore().await;
+    restored(&endpoints).await?;
+    while let Err(refusal) = enforcer.activate().await {
+        readiness.lost(Part::Datapath, refusal.to_string());
+        tokio::time::sleep(ACTIVATION_PAUSE).await;
+    }
     // From now on a pod's route that nobody claims is a leftover.
     tokio::task::spawn_blocking(move || hostnet.pods_complete()).await?;
-    match enforcer.activate().await {
-        Ok(()) => readiness.reached(Part::Datapath),
-        Err(refusal) => readiness.lost(Part::Datapath, refusal.to_string()),
-    }
 
     tasks.spawn(follow::pool(pool.clone(), metrics.clone()));
     tasks.spawn(follow::cluster(cluster.clone(), Arc::clone(&enforcer), pool.clone(), config.clone(), base));
+    tasks.spawn(follow::filters(Arc::clone(&enforcer)));
     tasks.spawn(follow::policy(Arc::clone(&enforcer), cluster.clone(), readiness.clone()));
     let socket = config.state_dir.join(SOCKET);
     let server =
@@ -198,16 +204,31 @@ async fn serve(
     let filled = parts.set(Parts { config: config.clone(), pool, cluster, endpoints, enforcer });
     debug_assert!(filled.is_ok(), "set once");
 
-    readiness.wait_ready().await;
+    tokio::select! {
+        () = readiness.wait_ready() => {}
+        ended = tasks.join_next() => return Err(ended_early(ended)),
+    }
     install::install_plugin(&plugin_source()?, &config.cni_bin_dir)?;
     install::write_conflist(&config.cni_conf_dir, &config.cni_bin_dir, &socket, patience)?;
     tracing::info!(node = config.node_name, "serving");
 
-    match tasks.join_next().await {
-        Some(Ok(name)) => anyhow::bail!("the task «{name}» ended"),
-        Some(Err(error)) => Err(error).context("a task failed"),
-        None => anyhow::bail!("no task is left"),
+    Err(ended_early(tasks.join_next().await))
+}
+
+/// No task ends by itself; when one does the kubelet shall start everything anew.
+fn ended_early(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok(name)) => anyhow::anyhow!("the task «{name}» ended"),
+        Some(Err(error)) => anyhow::Error::new(error).context("a task failed"),
+        None => anyhow::anyhow!("no task is left"),
     }
+}
+
+async fn restored<A: Addresses, W: Wiring, E: Enforcement>(
+    endpoints: &Endpoints<A, W, E>,
+) -> anyhow::Result<()> {
+    let outcome = endpoints.restore().await;
+    outcome.map_err(|refusal| anyhow::anyhow!("the pods that run could not be looked up: {refusal}"))
 }
 
 /// One agent per node: two would lease the same addresses.

@@ -4,6 +4,12 @@ use super::Environment;
 
 /// Name, the values that change nothing, and the reason.
 const WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
+    ("CLUSTER_ENDPOINT", &[""], "the Kubernetes API is found by KUBECONFIG or the service account"),
+    ("ENABLE_NFTABLES", &["", "false", "true"], "translation is always by nftables, without a binary"),
+    ("ENABLE_V4_EGRESS", &["", "true", "false"], "it matters only to IPv6 clusters"),
+    ("ENABLE_V6_EGRESS", &["", "false"], "pods have no IPv6 address"),
+    ("HOST_CNI_BIN_PATH", &[""], "use TIDEPOOL_CNI_BIN_DIR"),
+    ("HOST_CNI_CONFDIR_PATH", &[""], "use TIDEPOOL_CNI_CONF_DIR"),
     ("ENABLE_IPv4", &["", "true"], "IPv4 is always on"),
     (
         "ENABLE_IPv6",

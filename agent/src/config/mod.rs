@@ -19,6 +19,9 @@ use serde::{Serialize, Serializer};
 
 pub use parse::{Environment, ProcessEnvironment};
 
+/// The kubelet ends an ADD after 240 s.
+const LONGEST_LEASE: Duration = Duration::from_secs(220);
+
 /// How connections that leave the VPC are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,7 +61,7 @@ pub struct PoolTargets {
 pub struct Config {
     /// `MY_NODE_NAME`: the Kubernetes Node that this agent serves.
     pub node_name: String,
-    /// `CLUSTER_NAME`: tags ENIs, and bounds what the leak sweeper may delete.
+    /// `CLUSTER_NAME`: written to the tags of ENIs.
     pub cluster_name: Option<String>,
     /// The warm pool's targets.
     pub pool: PoolTargets,
@@ -108,10 +111,11 @@ pub struct Config {
 }
 
 impl PoolTargets {
-    /// How long an ADD waits for an address: where only cooling ones stand in its way, it outlasts them.
+    /// How long an ADD waits for an address: where only cooling ones stand in its way, it outlasts them, as far
+    /// as the kubelet's own patience of four minutes allows.
     #[must_use]
     pub fn lease_patience(&self) -> Duration {
-        (self.cooldown + Duration::from_secs(5)).max(Duration::from_secs(20))
+        (self.cooldown + Duration::from_secs(5)).clamp(Duration::from_secs(20), LONGEST_LEASE)
     }
 }
 
@@ -190,6 +194,17 @@ impl Config {
         };
         let mut warnings = knobs::warnings(environment);
         warnings.extend(reader.unknown());
+        if config.pool.cooldown >= LONGEST_LEASE {
+            warnings.push(format!(
+                "IP_COOLDOWN_PERIOD={}: an ADD waits for {} s at most, so that it may fail where only cooling \
+                 addresses are left",
+                config.pool.cooldown.as_secs(),
+                LONGEST_LEASE.as_secs()
+            ));
+        }
+        if config.cluster_name.is_none() {
+            warnings.push("CLUSTER_NAME is not set: ENIs are not tagged with their cluster".to_owned());
+        }
         reader.finish()?;
         Ok((config, warnings))
     }

@@ -20,7 +20,8 @@ fn read(pairs: &[(&'static str, &'static str)]) -> Result<(Config, Vec<String>),
 
 #[test]
 fn defaults_are_those_that_operators_know() {
-    let (config, warnings) = read(&[("MY_NODE_NAME", "n1")]).expect("only the node's name is required");
+    let (config, warnings) =
+        read(&[("MY_NODE_NAME", "n1"), ("CLUSTER_NAME", "c")]).expect("only the node's name is required");
     assert_eq!(config.pool.warm_eni, 1);
     assert_eq!(config.pool.cooldown, Duration::from_secs(30));
     assert_eq!((config.eni_mtu, config.pod_mtu), (9001, 9001));
@@ -58,18 +59,26 @@ fn all_faults_come_in_one_report() {
 
 #[test]
 fn a_knob_without_effect_is_named() {
-    let (_, warnings) =
-        read(&[("MY_NODE_NAME", "n1"), ("ENABLE_POD_ENI", "true"), ("DISABLE_POD_V6", "false")])
-            .expect("a warning is not a fault");
+    let (_, warnings) = read(&[
+        ("MY_NODE_NAME", "n1"),
+        ("CLUSTER_NAME", "c"),
+        ("ENABLE_POD_ENI", "true"),
+        ("DISABLE_POD_V6", "false"),
+    ])
+    .expect("a warning is not a fault");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].starts_with("ENABLE_POD_ENI=true"), "{warnings:?}");
 }
 
 #[test]
 fn a_slip_of_the_pen_is_named() {
-    let (_, warnings) =
-        read(&[("MY_NODE_NAME", "n1"), ("TIDEPOOL_STATEDIR", "/x"), ("TIDEPOOL_BPFFS", "/y")])
-            .expect("harmless");
+    let (_, warnings) = read(&[
+        ("MY_NODE_NAME", "n1"),
+        ("CLUSTER_NAME", "c"),
+        ("TIDEPOOL_STATEDIR", "/x"),
+        ("TIDEPOOL_BPFFS", "/y"),
+    ])
+    .expect("harmless");
     assert_eq!(warnings, ["TIDEPOOL_STATEDIR is no knob of this version"]);
 }
 
@@ -111,4 +120,13 @@ fn the_guide_names_every_knob_and_no_other() {
         .map(str::to_owned)
         .collect();
     assert_eq!(named, asked);
+}
+
+#[test]
+fn an_add_never_waits_longer_than_the_kubelet() {
+    for (cooldown, patience) in [("0", 20), ("30", 35), ("3600", 220)] {
+        let (config, _) =
+            read(&[("MY_NODE_NAME", "n1"), ("IP_COOLDOWN_PERIOD", cooldown)]).expect("in range");
+        assert_eq!(config.pool.lease_patience(), Duration::from_secs(patience), "cooldown {cooldown}");
+    }
 }

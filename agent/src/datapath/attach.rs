@@ -75,13 +75,7 @@ impl Datapath {
     /// # Errors
     /// Where the kernel refuses.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        for (name, _) in HOOKS {
-            let pin = self.link_pin(ifindex, name);
-            if pin.exists() {
-                std::fs::remove_file(&pin)
-                    .map_err(|error| AttachError::Pin { ifindex, source: error.into() })?;
-            }
-        }
+        self.unpin_links(ifindex)?;
         let mut batch = Batch::new();
         for (_, hook) in HOOKS {
             tc::delete_filter(&mut batch, ifindex, hook, PRIORITY, HANDLE);
@@ -103,6 +97,46 @@ impl Datapath {
             Err(aya::maps::MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(MapError::aya(map::IFSLOT, "read an interface")(error).into()),
         }
+    }
+
+    /// Whether both filters stand on an interface with this slot.
+    ///
+    /// # Errors
+    /// Where the kernel refuses to tell.
+    pub fn stands(&mut self, ifindex: u32, slot: u32) -> Result<bool, AttachError> {
+        if HOOKS.iter().all(|(name, _)| self.link_pin(ifindex, name).exists()) {
+            return Ok(true);
+        }
+        for (_, hook) in HOOKS {
+            let ours = self.filters(ifindex, hook)?.into_iter().find(is_ours);
+            if ours.and_then(|filter| filter.classid).is_none_or(|found| found & 0xffff != slot) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets an interface that is gone: its filters went with it, the pins of tcx links stay until now. Of one
+    /// that is still there nothing is taken off: its slot is empty by then, so that its filters drop everything.
+    ///
+    /// # Errors
+    /// Where a pin can not be removed.
+    pub fn forget(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        if nix::net::if_::if_indextoname(ifindex).is_ok() {
+            return Ok(());
+        }
+        self.unpin_links(ifindex)
+    }
+
+    fn unpin_links(&self, ifindex: u32) -> Result<(), AttachError> {
+        for (name, _) in HOOKS {
+            let pin = self.link_pin(ifindex, name);
+            if pin.exists() {
+                std::fs::remove_file(&pin)
+                    .map_err(|error| AttachError::Pin { ifindex, source: error.into() })?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes sure of clsact; false if an `ingress` qdisc stands in its place. That

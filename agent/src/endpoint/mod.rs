@@ -87,6 +87,9 @@ pub struct HostEnd {
 pub trait Wiring: Send + Sync + 'static {
     /// Routes and rules for a pod's address.
     fn add_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// A pod that was wired before this agent started: what is missing of its wiring is put back, nothing that
+    /// stands is touched.
+    fn adopt_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = ()> + Send;
     /// Takes them away; nothing happens where there are none.
     fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// The link of this name, where it is there.

@@ -113,6 +113,10 @@ impl Wiring for Node {
         Ok(())
     }
 
+    async fn adopt_pod(&self, grant: &Grant, _: &HostEnd) {
+        self.routes.lock().unwrap().insert(grant.address);
+    }
+
     async fn remove_pod(&self, grant: &Grant, _: &HostEnd) -> Result<(), Refusal> {
         self.step("remove_pod")?;
         self.routes.lock().unwrap().remove(&grant.address);
@@ -120,6 +124,7 @@ impl Wiring for Node {
     }
 
     async fn find(&self, ifname: &str) -> Result<Option<HostEnd>, Refusal> {
+        self.step("find")?;
         Ok(self.links.lock().unwrap().get(ifname).cloned())
     }
 }
@@ -331,7 +336,8 @@ async fn a_restart_keeps_what_has_a_link_and_gives_back_the_rest() {
     let slot = node.filters.lock().unwrap()[&7];
 
     let after = endpoints(&node);
-    after.restore().await;
+    *node.failing.lock().unwrap() = Some("find");
+    after.restore().await.expect("one failure passes");
     assert_eq!(node.leases.lock().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
     assert_eq!(
         node.filters.lock().unwrap()[&7],
@@ -339,4 +345,34 @@ async fn a_restart_keeps_what_has_a_link_and_gives_back_the_rest() {
         "the same place, so that no packet meets another's policy"
     );
     after.check(&key("kept")).await.expect("as before");
+}
+
+#[tokio::test]
+async fn after_a_restart_the_link_is_its_successor_s_and_not_the_old_sandbox_s() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    let before = endpoints(&node);
+    added(&before, "old", 7).await;
+    let new = added(&before, "new", 8).await;
+    let end =
+        HostEnd { ifname: new.host_ifname.clone(), ifindex: 8, host_mac: new.host_mac, pod_mac: new.pod_mac };
+    node.links.lock().unwrap().insert(new.host_ifname.clone(), end);
+
+    let after = endpoints(&node);
+    after.restore().await.expect("nothing fails");
+    assert_eq!(node.leases.lock().unwrap().keys().collect::<Vec<_>>(), ["new"], "the old one's link is gone");
+    after.release(&key("old")).await.expect("its late DEL");
+    after.check(&key("new")).await.expect("untouched");
+}
+
+#[tokio::test]
+async fn an_add_repeated_after_its_filters_were_lost_puts_them_back() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    added(&all, "a", 7).await;
+    node.filters.lock().unwrap().clear();
+    added(&all, "a", 7).await;
+    assert_eq!(node.filters.lock().unwrap().len(), 1);
 }

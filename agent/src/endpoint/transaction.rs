@@ -1,16 +1,19 @@
 //! The verbs.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rpc::{Leased, PodRef, Refusal, SandboxKey, code, reason};
 use tokio_util::sync::CancellationToken;
 
 use super::registry::{EndpointView, Phase, Registry, Sandbox};
 use super::{Addresses, Endpoint, Enforcement, HostEnd, Ports, Surviving, Wiring};
+
+/// A link that cannot be read is asked for this often, with this pause.
+const FIND_TRIES: u32 = 20;
+const FIND_PAUSE: Duration = Duration::from_millis(250);
 
 /// What names and sizes the plugin is told.
 #[derive(Debug, Clone)]
@@ -137,12 +140,12 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
                 format!("no address is leased to {key}"),
             ));
         };
-        if let Some(present) = &sandbox.endpoint {
-            if present.end.ifindex == host_ifindex {
+        if let Some(present) = sandbox.endpoint.clone() {
+            let same = present.end.ifindex == host_ifindex;
+            if same && self.ports.enforcement.slot_of(host_ifindex).await == Some(present.slot) {
                 return Ok(());
             }
-            // The plugin made the pair anew: the old link is gone, and its filters with it.
-            let present = present.clone();
+            // The plugin made the pair anew, or the filters were lost: everything is put in force again.
             sandbox.endpoint = None;
             self.ports.enforcement.detach(&present).await;
             self.registry.give_back_slot(present.slot);
@@ -298,54 +301,83 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
 
     /// After a start: leases whose link is there are attached again, in place; others are given back, with
     /// their cooldown.
-    pub async fn restore(&self) {
-        for Surviving { key, pod, grant, host_ifname } in self.ports.addresses.surviving().await {
-            let found = match &host_ifname {
-                Some(ifname) => self.ports.wiring.find(ifname).await,
-                None => Ok(None),
+    ///
+    /// # Errors
+    ///
+    /// Where the links cannot be read: nothing may be given back or taken away then.
+    pub async fn restore(&self) -> Result<(), Refusal> {
+        let mut living = Vec::new();
+        for lease in self.ports.addresses.surviving().await {
+            let end = match &lease.host_ifname {
+                Some(ifname) => self.find_patiently(ifname).await?,
+                None => None,
             };
-            let end = match found {
-                Ok(Some(end)) => end,
-                Ok(None) => {
-                    tracing::info!(sandbox = %key, address = %grant.address, "its link is gone; the address is given back");
-                    if let Err(refusal) = self.ports.addresses.release(&key).await {
-                        tracing::warn!(sandbox = %key, error = %refusal, "the address could not be given back");
-                    }
-                    continue;
-                }
-                Err(refusal) => {
-                    tracing::error!(sandbox = %key, error = %refusal, "its link cannot be read; it is left as it is");
-                    continue;
-                }
-            };
-            let wanted = self.ports.enforcement.slot_of(end.ifindex).await;
-            let Some(slot) = self.registry.take_slot(wanted) else { continue };
-            let endpoint = Endpoint { key: key.clone(), slot, pod: pod.clone(), address: grant.address, end };
-            let (host_mac, pod_mac) = (endpoint.end.host_mac, endpoint.end.pod_mac);
-            let mut sandbox = Sandbox {
-                pod,
-                grant,
-                host_ifname: endpoint.end.ifname.clone(),
-                host_mac,
-                pod_mac,
-                add: 0,
-                endpoint: None,
-            };
-            match self.put_in_force_again(&sandbox, &endpoint).await {
-                Ok(()) => sandbox.endpoint = Some(endpoint),
-                Err(refusal) => {
-                    tracing::error!(sandbox = %key, error = %refusal, "its filters stay as they were");
-                    self.registry.give_back_slot(slot);
-                }
+            // A link of this name with another MAC is that of a successor: a pod of the same name.
+            match end.filter(|end| end.host_mac == macs(&lease.key).0) {
+                Some(end) => living.push((lease, end)),
+                None => self.give_back(&lease).await,
             }
-            self.show(&key, &sandbox);
-            *self.registry.entry(&key).turn.lock().await = Some(sandbox);
+        }
+        let mut slotted = Vec::new();
+        for (lease, end) in living {
+            slotted.push((self.ports.enforcement.slot_of(end.ifindex).await, lease, end));
+        }
+        // Known slots first, so that none of them is given to another.
+        slotted.sort_by_key(|(slot, ..)| slot.is_none());
+        for (slot, lease, mut end) in slotted {
+            if end.pod_mac == [0; 6] {
+                end.pod_mac = macs(&lease.key).1;
+            }
+            self.adopt(slot, lease, end).await;
+        }
+        Ok(())
+    }
+
+    async fn find_patiently(&self, ifname: &str) -> Result<Option<HostEnd>, Refusal> {
+        let mut tries = 0;
+        loop {
+            match self.ports.wiring.find(ifname).await {
+                Err(refusal) if tries < FIND_TRIES => {
+                    tracing::warn!(ifname, error = %refusal, "the link cannot be read");
+                    tries += 1;
+                    tokio::time::sleep(FIND_PAUSE).await;
+                }
+                other => return other,
+            }
         }
     }
 
-    async fn put_in_force_again(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<(), Refusal> {
-        self.ports.enforcement.attach(endpoint.clone()).await?;
-        self.ports.wiring.add_pod(&sandbox.grant, &endpoint.end).await
+    async fn give_back(&self, lease: &Surviving) {
+        let (sandbox, address) = (&lease.key, lease.grant.address);
+        tracing::info!(%sandbox, %address, "its link is gone; the address is given back");
+        if let Err(refusal) = self.ports.addresses.release(sandbox).await {
+            tracing::warn!(%sandbox, error = %refusal, "the address could not be given back");
+        }
+    }
+
+    /// One that runs since before this agent: whatever fails now is tried again by those who keep it.
+    async fn adopt(&self, slot: Option<super::Slot>, lease: Surviving, end: HostEnd) {
+        let Surviving { key, pod, grant, .. } = lease;
+        let Some(slot) = self.registry.take_slot(slot) else {
+            tracing::error!(sandbox = %key, "every endpoint slot is taken; its filters stay as they were");
+            return;
+        };
+        let endpoint = Endpoint { key: key.clone(), slot, pod: pod.clone(), address: grant.address, end };
+        self.ports.wiring.adopt_pod(&grant, &endpoint.end).await;
+        if let Err(refusal) = self.ports.enforcement.attach(endpoint.clone()).await {
+            tracing::error!(sandbox = %key, error = %refusal, "its filters stay as they were");
+        }
+        let sandbox = Sandbox {
+            pod,
+            grant,
+            host_ifname: endpoint.end.ifname.clone(),
+            host_mac: endpoint.end.host_mac,
+            pod_mac: endpoint.end.pod_mac,
+            add: 0,
+            endpoint: Some(endpoint),
+        };
+        self.show(&key, &sandbox);
+        *self.registry.entry(&key).turn.lock().await = Some(sandbox);
     }
 
     /// Every sandbox as it was last seen.
@@ -375,7 +407,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
 }
 
 fn deleted(key: &SandboxKey) -> Refusal {
-    Refusal::new(code::PLUGIN_SPECIFIC, reason::SANDBOX_DELETED, format!("{key} was deleted"))
+    Refusal::new(
+        code::PLUGIN_SPECIFIC,
+        reason::SANDBOX_DELETED,
+        format!("{key} was deleted; a new sandbox needs a new container id"),
+    )
 }
 
 fn plugin_gone(key: &SandboxKey) -> Refusal {
@@ -390,13 +426,18 @@ fn gateway(address: IpAddr) -> IpAddr {
     }
 }
 
-/// MACs of both ends, locally administered and unicast, the same for the same sandbox. Each link is a segment
-/// of its own, so that two sandboxes may share one without harm.
+/// MACs of both ends, locally administered and unicast, the same for the same sandbox in every version: by the
+/// host end's, a restarted agent knows whose link it is. Each link is a segment of its own, so that two sandboxes
+/// may share a MAC without harm.
 fn macs(key: &SandboxKey) -> ([u8; 6], [u8; 6]) {
     let mac = |end: u8| {
-        let mut hasher = DefaultHasher::new();
-        (key, end).hash(&mut hasher);
-        let bytes = hasher.finish().to_be_bytes();
+        // FNV-1a, 64 bits (RFC 9923).
+        let parts =
+            [key.network.as_bytes(), &[0], key.container_id.as_bytes(), &[0], key.ifname.as_bytes(), &[end]];
+        let hash = parts.concat().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        let bytes = hash.to_be_bytes();
         [(bytes[0] & 0xfc) | 0x02, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]
     };
     (mac(0), mac(1))

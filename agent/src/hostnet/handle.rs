@@ -1,7 +1,7 @@
 //! The host's network under one lock: what is wanted, and the sockets to make it so.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -15,7 +15,7 @@ use netlink::{
 };
 
 use super::{
-    Action, ActionKind, Desired, Finding, HostNetError, NodeNet, PodRoute,
+    Action, ActionKind, Desired, EniLink, Finding, HostNetError, NodeNet, PodRoute,
     execute::execute,
     observed::observe,
     plan::plan_wanted,
@@ -43,6 +43,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How much of it had been there and was put back: somebody else removed or changed it.
     pub repairs: BTreeMap<ActionKind, u64>,
+    /// Secondary ENIs whose links, routes and rules stand.
+    pub linked: BTreeSet<Mac>,
 }
 
 /// The host's network. Clones share it. Calls block for as long as the kernel takes (tens of microseconds, more
@@ -76,7 +78,9 @@ impl HostNet {
     ///
     /// Where there is no netlink, or no nf_tables in the kernel.
     pub fn open() -> Result<Self, HostNetError> {
-        sysctl::enable_forwarding();
+        if let Err(error) = sysctl::enable_forwarding() {
+            tracing::info!(%error, "forwarding is turned on link by link");
+        }
         let (route, nft) = (Socket::open()?.watch()?, nft::open()?);
         let ports = Arc::from([route.port(), nft.port()]);
         let state = State {
@@ -150,6 +154,11 @@ impl HostNet {
         }
     }
 
+    /// A pod that was wired before: nothing is written now, the next [`Self::reconcile`] puts back what is missing.
+    pub fn adopt_pod(&self, pod: &PodRoute) {
+        self.lock().pods.insert(pod.address, pod.clone());
+    }
+
     /// Takes a pod's routes, rules and neighbour entry away, at once. Gone already is success. A pod that has got
     /// the address meanwhile, on another link, keeps it.
     ///
@@ -214,6 +223,8 @@ impl HostNet {
         execute(&actions, family, route, nft)?;
         *installed = wanted;
         report.actions = actions;
+        let has_link = |eni: &&EniLink| !report.findings.contains(&Finding::EniWithoutLink { mac: eni.mac });
+        report.linked = desired.node.secondary.iter().filter(has_link).map(|eni| eni.mac).collect();
         Ok(report)
     }
 

@@ -7,21 +7,15 @@ const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Turns the node's IPv4 forwarding on, in the calling thread's network namespace. Where `/proc/sys` is read-only
 /// (an unprivileged container) it stays as it is: the links that pods use get their own switch by netlink, which is
 /// what the kernel asks; only programs that look at this file may complain.
-pub fn enable_forwarding() {
-    let result = fs::read_to_string(IP_FORWARD).and_then(|value| match value.trim() {
-        "1" => Ok(()),
-        _ => fs::write(IP_FORWARD, "1"),
-    });
-    match result {
-        Ok(()) => {}
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
-            ) =>
-        {
-            tracing::info!("{IP_FORWARD} cannot be written here; forwarding is turned on link by link");
-        }
-        Err(error) => tracing::warn!(%error, "{IP_FORWARD} could not be read or written"),
-    }
+///
+/// # Errors
+///
+/// Where the file can be neither read nor written.
+pub fn enable_forwarding() -> io::Result<()> {
+    fs::read_to_string(IP_FORWARD)
+        .and_then(|value| match value.trim() {
+            "1" => Ok(()),
+            _ => fs::write(IP_FORWARD, "1"),
+        })
+        .map_err(|error| io::Error::new(error.kind(), format!("{IP_FORWARD}: {error}")))
 }

@@ -78,8 +78,9 @@ impl<C: ClusterSource> Enforcer<C> {
     ///
     /// Why the first compilation is not in force.
     pub async fn activate(&self) -> Result<(), Refusal> {
+        self.ask(Command::Activate).await?;
         self.restoring.send_replace(false);
-        self.ask(Command::Activate).await
+        Ok(())
     }
 
     /// The cluster's snapshot changed now.
@@ -92,6 +93,14 @@ impl<C: ClusterSource> Enforcer<C> {
     pub async fn count(&self) {
         let (reply, answer) = oneshot::channel();
         if self.commands.send(Command::Count(reply)).await.is_ok() {
+            drop(answer.await);
+        }
+    }
+
+    /// Puts back filters that somebody took off.
+    pub async fn verify(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Verify(reply)).await.is_ok() {
             drop(answer.await);
         }
     }

@@ -10,6 +10,7 @@ mod explain;
 mod tests;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use policy_core::Step;
@@ -80,8 +81,20 @@ pub trait Kernel: Send + 'static {
     ///
     /// Where the link is gone or something else holds the place.
     fn attach(&mut self, binding: &Binding) -> Result<(), KernelError>;
-    /// Forgets the link; its filters go with it.
-    fn detach(&mut self, ifindex: u32);
+    /// Whether both filters stand on the link, with its slot.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel cannot be asked.
+    fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError>;
+    /// Forgets a link. While it is there its filters stay: their slot is empty, so they drop everything.
+    fn forget(&mut self, ifindex: u32);
+    /// Links that live and have an endpoint in a slot that is not in `claimed`: pods whose leases were lost.
+    ///
+    /// # Errors
+    ///
+    /// Where the maps cannot be read.
+    fn unclaimed(&mut self, claimed: &BTreeSet<u32>) -> Result<Vec<String>, KernelError>;
     /// The slot that the link's filters were attached with.
     fn slot_of(&mut self, ifindex: u32) -> Option<Slot>;
     /// Packets by direction and reason.

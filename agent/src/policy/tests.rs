@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ struct Maps {
     tables: Tables,
     filters: BTreeMap<u32, Slot>,
     log: Vec<String>,
+    /// Slots whose links live.
+    living: BTreeSet<u32>,
     failing: Option<&'static str>,
 }
 
@@ -67,8 +69,18 @@ impl Kernel for Memory {
         Ok(())
     }
 
-    fn detach(&mut self, ifindex: u32) {
-        self.0.lock().unwrap().filters.remove(&ifindex);
+    fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError> {
+        Ok(self.0.lock().unwrap().filters.get(&binding.end.ifindex) == Some(&binding.slot))
+    }
+
+    fn forget(&mut self, ifindex: u32) {
+        self.0.lock().unwrap().log.push(format!("forget {ifindex}"));
+    }
+
+    fn unclaimed(&mut self, claimed: &BTreeSet<u32>) -> Result<Vec<String>, KernelError> {
+        let maps = self.0.lock().unwrap();
+        let slots = maps.tables.endpoints.keys().filter(|slot| !claimed.contains(slot));
+        Ok(slots.filter(|slot| maps.living.contains(slot)).map(|slot| format!("eni{slot}")).collect())
     }
 
     fn slot_of(&mut self, ifindex: u32) -> Option<Slot> {
@@ -176,8 +188,59 @@ async fn a_restart_leaves_in_force_what_lives_and_empties_what_is_gone() {
     second.activate().await.expect("nothing fails");
     let log = memory.log();
     assert!(log.contains(&"clear 2".to_owned()), "{log:?}");
-    assert!(!log.contains(&"bind 1".to_owned()), "a live endpoint is never closed: {log:?}");
     assert!(log.contains(&"attach eni1".to_owned()), "its programs are replaced in place: {log:?}");
+}
+
+#[tokio::test]
+async fn filters_that_could_not_be_attached_at_the_start_are_tried_again() {
+    let memory = Memory::default();
+    let first = enforcer(&memory);
+    first.activate().await.expect("nothing to compile");
+    first.attach(endpoint(1, "web")).await.expect("nothing fails");
+    drop(first);
+
+    for failing in ["attach", "set_endpoints"] {
+        memory.0.lock().unwrap().filters.clear();
+        let second = enforcer(&memory);
+        second.attach(endpoint(1, "web")).await.expect("adopted");
+        memory.0.lock().unwrap().failing = Some(failing);
+        drop(second.activate().await);
+        assert!(second.report().borrow().error.is_some(), "{failing}: the node is not ready");
+        second.cluster_changed().await;
+        let mut report = second.report();
+        report.wait_for(|report| report.error.is_none()).await.expect("the thread lives");
+        assert_eq!(second.slot_of(101).await, Slot::new(1), "{failing}");
+    }
+}
+
+#[tokio::test]
+async fn filters_that_somebody_removes_are_put_back_and_counted() {
+    let memory = Memory::default();
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let enforcer = Enforcer::start(memory.clone(), Arc::new(World), metrics).expect("memory");
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    memory.0.lock().unwrap().filters.clear();
+    enforcer.verify().await;
+    assert_eq!(enforcer.slot_of(101).await, Slot::new(1));
+    let text = crate::metrics::render(&registry).expect("memory");
+    assert!(text.contains("tidepool_host_repairs_total{reason=\"filter\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn pods_that_run_without_a_lease_are_left_in_force_and_nothing_is_served() {
+    let memory = Memory::default();
+    let first = enforcer(&memory);
+    first.activate().await.expect("nothing to compile");
+    first.attach(endpoint(1, "web")).await.expect("nothing fails");
+    drop(first);
+    memory.0.lock().unwrap().living.insert(1);
+
+    let second = enforcer(&memory);
+    let refusal = second.activate().await.expect_err("its lease was lost");
+    assert!(refusal.message.contains("eni1") && refusal.reason == "leases-lost", "{refusal}");
+    assert!(memory.0.lock().unwrap().tables.endpoints.contains_key(&1), "it stays in force");
 }
 
 #[tokio::test]

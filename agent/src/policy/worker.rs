@@ -1,6 +1,6 @@
 //! The thread that owns compiler and maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::enforcer::PolicyReport;
 use super::{Binding, Kernel, KernelError};
 use crate::cause::chain;
 use crate::endpoint::{Endpoint, Slot};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ReasonLabel};
 
 type Reply = oneshot::Sender<Result<(), Refusal>>;
 
@@ -31,6 +31,8 @@ pub(super) enum Command {
     SlotOf(u32, oneshot::Sender<Option<Slot>>),
     /// Fresh counters into the metrics.
     Count(oneshot::Sender<()>),
+    /// Filters that somebody took off are put back.
+    Verify(oneshot::Sender<()>),
 }
 
 pub(super) struct Worker<K> {
@@ -38,6 +40,8 @@ pub(super) struct Worker<K> {
     compiler: Compiler,
     installed: Tables,
     local: BTreeMap<Slot, (LocalPod, Binding)>,
+    /// Those of `local` whose filters are still to be attached, or could not be.
+    unfiltered: BTreeSet<Slot>,
     snapshot: Box<dyn Fn() -> Arc<Cluster> + Send>,
     report: watch::Sender<Arc<PolicyReport>>,
     metrics: Metrics,
@@ -65,6 +69,7 @@ impl<K: Kernel> Worker<K> {
             compiler,
             installed,
             local: BTreeMap::new(),
+            unfiltered: BTreeSet::new(),
             snapshot,
             report,
             metrics,
@@ -102,19 +107,26 @@ impl<K: Kernel> Worker<K> {
                 drop(reply.send(Ok(())));
             }
             Command::Detach(slot, ifindex, reply) => {
-                self.kernel.detach(ifindex);
                 let ours = self.local.get(&slot).is_some_and(|(_, binding)| binding.end.ifindex == ifindex);
                 if ours {
                     self.local.remove(&slot);
+                    self.unfiltered.remove(&slot);
                     self.clear(u32::from(slot.number()));
+                    self.kernel.forget(ifindex);
                     batch.compile = true;
                 }
                 batch.detached.push(reply);
             }
-            Command::Activate(reply) => {
-                self.activate();
-                batch.compile = true;
-                batch.activated.push(reply);
+            Command::Activate(reply) => match self.activate() {
+                Ok(()) => {
+                    batch.compile = true;
+                    batch.activated.push(reply);
+                }
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Command::Verify(reply) => {
+                self.verify();
+                let _ = reply.send(());
             }
             Command::Changed(since) => {
                 batch.compile = true;
@@ -140,26 +152,81 @@ impl<K: Kernel> Worker<K> {
     }
 
     /// Slots of pods that are gone are emptied; those that live keep what is in force.
-    fn activate(&mut self) {
+    ///
+    /// A pod that lives without a lease means that the checkpoint was lost: its slot would be emptied, its routes
+    /// removed, its address given to another. So nothing is done and nothing is served until an operator decides.
+    fn activate(&mut self) -> Result<(), Refusal> {
+        let claimed: BTreeSet<u32> = self.local.keys().map(|slot| u32::from(slot.number())).collect();
+        let lost = self.kernel.unclaimed(&claimed).map_err(|error| refused("read-endpoints", &error))?;
+        if !lost.is_empty() {
+            let message = format!(
+                "pods run behind {} and their leases are not in the state directory; restore it or drain the node \
+                 and reboot it",
+                lost.join(", ")
+            );
+            return Err(Refusal::new(code::TRY_AGAIN_LATER, "leases-lost", message));
+        }
         self.active = true;
-        let gone: Vec<u32> = self
-            .installed
-            .endpoints
-            .keys()
-            .copied()
-            .filter(|slot| !self.local.keys().any(|local| u32::from(local.number()) == *slot))
-            .collect();
+        let gone: Vec<u32> =
+            self.installed.endpoints.keys().copied().filter(|slot| !claimed.contains(slot)).collect();
         for slot in gone {
             self.clear(slot);
         }
         for (pod, binding) in self.local.values() {
-            // A slot that a former agent had not finished is closed until its sets are written.
-            if !self.installed.endpoints.contains_key(&pod.slot)
-                && let Err(error) = self.kernel.bind(binding)
-            {
-                tracing::error!(slot = pod.slot, %error, "an endpoint could not be bound");
+            // One that stands already keeps its policy; what differs, or is new, is closed until its sets come.
+            if let Err(error) = self.kernel.bind(binding) {
+                tracing::error!(slot = pod.slot, error = chain(&*error), "an endpoint could not be bound");
             }
         }
+        self.unfiltered = self.local.keys().copied().collect();
+        Ok(())
+    }
+
+    /// Looks at every link's filters and puts back what somebody took off.
+    fn verify(&mut self) {
+        if !self.active {
+            return;
+        }
+        for (slot, (_, binding)) in &self.local {
+            match self.kernel.stands(binding) {
+                Ok(true) => {}
+                Ok(false) if self.unfiltered.contains(slot) => {}
+                Ok(false) => {
+                    tracing::warn!(link = binding.end.ifname, "something else had removed its filters");
+                    let reason = "filter".to_owned();
+                    self.metrics.host_repairs.get_or_create(&ReasonLabel { reason }).inc();
+                    self.unfiltered.insert(*slot);
+                }
+                Err(error) => tracing::warn!(
+                    link = binding.end.ifname,
+                    error = chain(&*error),
+                    "its filters could not be looked at"
+                ),
+            }
+        }
+        self.attach_missing();
+    }
+
+    /// Attaches every filter that is missing; returns what failed.
+    fn attach_missing(&mut self) -> BTreeMap<Slot, Refusal> {
+        let mut failed = BTreeMap::new();
+        for slot in self.unfiltered.clone() {
+            let Some((_, binding)) = self.local.get(&slot) else {
+                self.unfiltered.remove(&slot);
+                continue;
+            };
+            match self.kernel.attach(binding) {
+                Ok(()) => {
+                    self.unfiltered.remove(&slot);
+                }
+                Err(error) => {
+                    let refusal = refused("attach-filters", &error);
+                    tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
+                    failed.insert(slot, refusal);
+                }
+            }
+        }
+        failed
     }
 
     fn clear(&mut self, slot: u32) {
@@ -209,34 +276,28 @@ impl<K: Kernel> Worker<K> {
         Ok(())
     }
 
-    /// Filters for newcomers, and for everybody after a start. Returns the newcomers that are refused: as if
-    /// they had never come; the runtime tries again.
+    /// Filters for newcomers and for whoever else lacks them. Returns the newcomers that are refused: as if they
+    /// had never come; the runtime tries again.
     fn attach_filters(&mut self, batch: &Batch, applied: &Result<(), Refusal>) -> BTreeMap<Slot, Refusal> {
-        let everybody = !batch.activated.is_empty();
-        let mut failed = BTreeMap::new();
-        for (slot, (_, binding)) in &self.local {
-            let newcomer = batch.attached.iter().any(|(attached, _)| attached == slot);
-            if !(everybody || newcomer) {
-                continue;
-            }
-            let attached = match applied {
-                Ok(()) => self.kernel.attach(binding).map_err(|error| refused("attach-filters", &error)),
-                Err(refusal) => Err(refusal.clone()),
-            };
-            if let Err(refusal) = attached {
-                tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
-                if newcomer {
-                    failed.insert(*slot, refusal);
-                }
-            }
-        }
+        let newcomers: BTreeSet<Slot> = batch.attached.iter().map(|(slot, _)| *slot).collect();
+        self.unfiltered.extend(&newcomers);
+        let mut failed = match applied {
+            Ok(()) => self.attach_missing(),
+            Err(refusal) => newcomers.iter().map(|slot| (*slot, refusal.clone())).collect(),
+        };
+        failed.retain(|slot, _| newcomers.contains(slot));
         for slot in failed.keys() {
+            self.unfiltered.remove(slot);
             if let Some((_, binding)) = self.local.remove(slot) {
-                self.kernel.detach(binding.end.ifindex);
                 self.clear(u32::from(slot.number()));
+                self.kernel.forget(binding.end.ifindex);
             }
         }
         failed
+    }
+
+    fn lacking_filters(&self) -> Option<String> {
+        (!self.unfiltered.is_empty()).then(|| format!("{} links lack their filters", self.unfiltered.len()))
     }
 
     fn publish(&self, compiled: Compiled, outcome: &Result<(), Refusal>) {
@@ -244,7 +305,7 @@ impl<K: Kernel> Worker<K> {
         self.metrics.policy_findings.set(gauge(compiled.findings.len()));
         self.metrics.endpoints.set(gauge(self.local.len()));
         self.report.send_replace(Arc::new(PolicyReport {
-            error: outcome.as_ref().err().map(ToString::to_string),
+            error: outcome.as_ref().err().map(ToString::to_string).or_else(|| self.lacking_filters()),
             endpoints: compiled.tables.endpoints.clone(),
             local: self.local.values().map(|(pod, _)| pod.clone()).collect(),
             counts: [

@@ -45,6 +45,18 @@ impl Wiring for HostPort {
         self.blocking(move |hostnet| hostnet.add_pod(&pod)).await
     }
 
+    async fn adopt_pod(&self, grant: &Grant, end: &HostEnd) {
+        let pod = route(grant, end);
+        // Adopting writes nothing and cannot be refused; the work itself may only be cancelled with its runtime.
+        let adopted = self.blocking(move |hostnet| {
+            hostnet.adopt_pod(&pod);
+            Ok(())
+        });
+        if let Err(refusal) = adopted.await {
+            tracing::warn!(error = %refusal, "a pod was not adopted");
+        }
+    }
+
     async fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> Result<(), Refusal> {
         let pod = route(grant, end);
         self.blocking(move |hostnet| hostnet.remove_pod(&pod)).await

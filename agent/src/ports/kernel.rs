@@ -1,5 +1,6 @@
 //! Maps, programs and filters as the policy thread needs them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ebpf_common::abi::Direction;
@@ -68,11 +69,23 @@ impl Kernel for KernelPort {
         Ok(())
     }
 
-    fn detach(&mut self, ifindex: u32) {
-        if let Err(error) = self.0.detach(ifindex) {
-            // The link is most often gone before its pod's DEL.
-            tracing::debug!(ifindex, error = chain(&error), "filters could not be taken off");
+    fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError> {
+        Ok(self.0.stands(binding.end.ifindex, u32::from(binding.slot.number()))?)
+    }
+
+    fn forget(&mut self, ifindex: u32) {
+        if let Err(error) = self.0.forget(ifindex) {
+            tracing::warn!(ifindex, error = chain(&error), "the pins of a link that is gone were left");
         }
+    }
+
+    fn unclaimed(&mut self, claimed: &BTreeSet<u32>) -> Result<Vec<String>, KernelError> {
+        let standing = self.0.endpoints()?;
+        let unclaimed = standing.into_iter().filter(|(slot, _)| !claimed.contains(slot));
+        Ok(unclaimed
+            .filter_map(|(_, endpoint)| nix::net::if_::if_indextoname(endpoint.ifindex).ok())
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect())
     }
 
     fn slot_of(&mut self, ifindex: u32) -> Option<Slot> {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Addresses, Endpoints, Enforcement, Provisional, Wiring};
 use crate::metrics::Metrics;
-use crate::readiness::{Part, Readiness};
+use crate::readiness::Readiness;
 
 /// No verb may take longer, whatever the plugin says: kubelet gives up after four minutes.
 const LONGEST: Duration = Duration::from_secs(240);
@@ -48,7 +48,7 @@ pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
-    /// Serves until `stop`; connections that are being served then are finished by their own tasks.
+    /// Serves until `stop`; what is being served then is cut off, and the plugin asks the next agent.
     pub async fn serve(self: Arc<Self>, listener: UnixListener, stop: CancellationToken) {
         loop {
             let accepted = tokio::select! {
@@ -186,7 +186,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
 
     /// Before everything is read, an ADD is refused rather than served without policy.
     fn serving(&self) -> Result<(), Refusal> {
-        if self.readiness.is_ready_but(Part::Host) {
+        if self.readiness.can_serve() {
             return Ok(());
         }
         let report = self.readiness.report().trim_end().replace('\n', ", ");

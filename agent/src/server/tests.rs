@@ -5,6 +5,7 @@ use rpc::SandboxKey;
 
 use super::*;
 use crate::endpoint::tests::{Node, endpoints, key, pod};
+use crate::readiness::Part;
 
 struct Running {
     node: Arc<Node>,
@@ -124,9 +125,10 @@ async fn an_agent_that_is_not_synced_refuses_and_may_be_asked_again() {
     let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("it is not ready") };
     assert_eq!((refusal.code, refusal.retryable), (code::NOT_AVAILABLE, true));
     assert!(refusal.message.contains("kubernetes: starting"), "{}", refusal.message);
-    for part in [Part::Pool, Part::Kubernetes, Part::Datapath, Part::Socket] {
+    for part in [Part::Pool, Part::Kubernetes, Part::Datapath, Part::Socket, Part::Host] {
         running.readiness.reached(part);
     }
+    running.readiness.lost(Part::Host, "a route cannot be added");
     assert_eq!(ask(&mut stream, Request::Status).await, Response::Ready, "host repairs go on beside ADDs");
 }
 

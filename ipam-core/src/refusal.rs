@@ -1,6 +1,7 @@
 //! Why an ADD cannot have an address.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::backoff::FailureClass;
 use crate::plan::Operation;
@@ -31,15 +32,15 @@ pub enum Refusal {
     },
     /// All that is left cools down.
     AllCooling {
-        /// When the first address is free again.
-        until: Now,
+        /// How long until the first address is free again.
+        wait: Duration,
     },
     /// EC2 throttles the account.
     Throttled {
         /// The call that is throttled.
         operation: Operation,
-        /// When it is tried again.
-        until: Now,
+        /// How long until it is tried again.
+        wait: Duration,
     },
     /// The credentials may not make a call.
     PermissionDenied {
@@ -105,7 +106,7 @@ impl Refusal {
             return Self::PermissionDenied { operation };
         }
         if let Some((operation, backoff)) = of_class(FailureClass::Throttled) {
-            return Self::Throttled { operation, until: backoff.until };
+            return Self::Throttled { operation, wait: backoff.until.since(now) };
         }
         if targets.growth == Growth::None {
             return Self::GrowthForbidden;
@@ -121,7 +122,7 @@ impl Refusal {
             return Self::StillGrowing;
         }
         match state.cooling.values().min() {
-            Some(until) if counts.cooling > 0 => Self::AllCooling { until: *until },
+            Some(until) if counts.cooling > 0 => Self::AllCooling { wait: until.since(now) },
             _ => Self::EniLimit { limit: targets.eni_limit() },
         }
     }
@@ -136,16 +137,12 @@ impl fmt::Display for Refusal {
             Self::EniLimit { limit } => {
                 write!(f, "every address of the {limit} ENIs that the node can have is in use")
             }
-            Self::AllCooling { until } => write!(
-                f,
-                "all free addresses cool down, the first until {:.1} s after boot",
-                until.as_millis() as f64 / 1000.0
-            ),
-            Self::Throttled { operation, until } => write!(
-                f,
-                "EC2 throttles {operation}; the next attempt is {:.1} s after boot",
-                until.as_millis() as f64 / 1000.0
-            ),
+            Self::AllCooling { wait } => {
+                write!(f, "all free addresses cool down, the first for another {:.1} s", wait.as_secs_f64())
+            }
+            Self::Throttled { operation, wait } => {
+                write!(f, "EC2 throttles {operation}; the next attempt is in {:.1} s", wait.as_secs_f64())
+            }
             Self::PermissionDenied { operation } => {
                 write!(f, "the agent's credentials do not allow {operation}")
             }

@@ -46,6 +46,8 @@ pub(super) struct Worker<K> {
     report: watch::Sender<Arc<PolicyReport>>,
     metrics: Metrics,
     active: bool,
+    /// What is no longer needed was left in the maps.
+    leftover: bool,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -74,6 +76,7 @@ impl<K: Kernel> Worker<K> {
             report,
             metrics,
             active: false,
+            leftover: false,
         })
     }
 
@@ -86,9 +89,12 @@ impl<K: Kernel> Worker<K> {
                 self.take(next, &mut batch);
             }
             if batch.compile && self.active {
-                self.compile_and_apply(batch);
+                self.compile_and_apply(batch, || !commands.is_empty());
             } else {
                 batch.answer(&Ok(()), &BTreeMap::new());
+            }
+            if self.leftover && commands.is_empty() {
+                self.compile_and_apply(Batch::default(), || false);
             }
         }
     }
@@ -236,7 +242,9 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn compile_and_apply(&mut self, batch: Batch) {
+    /// Compiles and puts in force. While others wait (`busy`), what is no longer needed stays a little longer: its
+    /// grace period would be part of their ADD.
+    fn compile_and_apply(&mut self, batch: Batch, busy: impl Fn() -> bool) {
         let cluster = (self.snapshot)();
         let local: Vec<LocalPod> = self.local.values().map(|(pod, _)| pod.clone()).collect();
         let compiled = self.compiler.compile(&cluster, &local, &self.installed);
@@ -251,7 +259,9 @@ impl<K: Kernel> Worker<K> {
         let refused = self.attach_filters(&batch, &outcome);
         self.publish(compiled, &outcome);
         batch.answer(&outcome, &refused);
+        self.leftover = !after.is_empty() && busy();
         if outcome.is_ok()
+            && !self.leftover
             && let Err(refusal) = self.apply(after)
         {
             tracing::warn!(error = %refusal, "what is no longer needed was not removed; the next change tries again");

@@ -35,6 +35,8 @@ const PACKAGES: &[Package] = &[
     // ip and tc: tests read back with them what was programmed by netlink.
     Package { name: "iproute2", found: Found::Command("tc"), from: Purpose::Demo },
     Package { name: "nftables", found: Found::Command("nft"), from: Purpose::Demo },
+    // What a kept demo tells one to look around with.
+    Package { name: "curl", found: Found::Command("curl"), from: Purpose::Demo },
     Package { name: "python3-venv", found: Found::PythonModule("ensurepip"), from: Purpose::Test },
     Package { name: "kubernetes-client", found: Found::Command("kubectl"), from: Purpose::Test },
 ];

@@ -24,7 +24,11 @@ struct Metadata {
 impl Workspace {
     /// Asks cargo, so that CARGO_TARGET_DIR and configuration files count.
     pub(crate) fn find() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        // Where cargo says that we are, before where we were compiled: clones
+        // that share a build directory replace each other's binary there.
+        let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let manifest = crate_dir.join("Cargo.toml");
         let mut command = cargo();
         command.args(["metadata", "--no-deps", "--format-version", "1"]).arg("--manifest-path").arg(manifest);
         let metadata: Metadata = serde_json::from_str(&process::output(&mut command)?)

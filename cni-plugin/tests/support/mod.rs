@@ -330,7 +330,13 @@ impl Node {
                 .stdout(Stdio::piped())
                 .spawn()
         })?;
-        child.stdin.take().context("stdin is a pipe")?.write_all(conf.to_string().as_bytes())?;
+        let written = child.stdin.take().context("stdin is a pipe")?.write_all(conf.to_string().as_bytes());
+        // A plugin that refuses its environment may end before it reads: libcni takes no offence either.
+        if let Err(error) = written
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            return Err(error.into());
+        }
         Ok(child)
     }
 

@@ -131,7 +131,7 @@ fn run_as_root(options: &Options, bin_dir: &std::path::Path) -> Result<ExitCode>
     );
     let mut command = std::process::Command::new("sudo");
     command
-        .arg("--preserve-env=CARGO,CARGO_HOME,CARGO_TARGET_DIR,RUSTUP_HOME,NO_COLOR,HOME")
+        .arg("--preserve-env=CARGO,CARGO_MANIFEST_DIR,CARGO_HOME,CARGO_TARGET_DIR,RUSTUP_HOME,NO_COLOR,HOME")
         .arg(std::env::current_exe()?)
         .args(["demo", "--seed", &options.seed.to_string(), "--bin-dir"])
         .arg(bin_dir);

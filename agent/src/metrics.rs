@@ -36,6 +36,13 @@ pub struct CallLabels {
     pub outcome: &'static str,
 }
 
+/// A kind of Kubernetes object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    /// In plural, such as `networkpolicies`.
+    pub kind: &'static str,
+}
+
 /// Which packets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PacketLabels {
@@ -91,6 +98,8 @@ pub struct Metrics {
     pub policy_errors: Counter,
     /// Objects that could not be understood in full.
     pub policy_findings: Gauge,
+    watch_failing: Family<KindLabel, Gauge>,
+    watch_failures: Family<KindLabel, Counter>,
     /// Endpoints under policy on this node.
     pub endpoints: Gauge,
     /// 1 while the agent can serve ADDs.
@@ -120,6 +129,8 @@ impl Metrics {
             policy_seconds: seconds(),
             policy_errors: Counter::default(),
             policy_findings: Gauge::default(),
+            watch_failing: Family::default(),
+            watch_failures: Family::default(),
             endpoints: Gauge::default(),
             ready: Gauge::default(),
             awscni_total: Gauge::default(),
@@ -186,6 +197,16 @@ impl Metrics {
         );
         own.register("policy_errors", "Policy applications that failed", metrics.policy_errors.clone());
         own.register("policy_findings", "Objects not understood in full", metrics.policy_findings.clone());
+        own.register(
+            "watch_failing",
+            "1 while a Kubernetes watch fails, by kind",
+            metrics.watch_failing.clone(),
+        );
+        own.register(
+            "watch_failures",
+            "Failures of Kubernetes watches, by kind",
+            metrics.watch_failures.clone(),
+        );
         own.register("endpoints", "Endpoints under policy", metrics.endpoints.clone());
         own.register("ready", "1 while ADDs are served", metrics.ready.clone());
         metrics
@@ -200,6 +221,14 @@ impl Metrics {
     /// Counts one EC2 call.
     pub fn ec2_call(&self, operation: &'static str, outcome: &'static str, took: Duration) {
         self.ec2_call_seconds.get_or_create(&CallLabels { operation, outcome }).observe(took.as_secs_f64());
+    }
+
+    /// How a watch fares: a dead one means policies that grow old.
+    pub fn watch(&self, kind: &'static str, failing: bool, failures: u64) {
+        let label = KindLabel { kind };
+        self.watch_failing.get_or_create(&label).set(failing.into());
+        let counter = self.watch_failures.get_or_create(&label);
+        counter.inc_by(failures.saturating_sub(counter.get()));
     }
 
     /// Packets since the maps were made: the kernel counts, this only follows.
@@ -254,6 +283,8 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         metrics.verb("ADD", "ok", Duration::from_millis(3));
+        metrics.watch("pods", true, 2);
+        metrics.watch("pods", false, 2);
         metrics.pool(&AddressCounts {
             total: 7,
             free: 4,
@@ -266,6 +297,8 @@ mod tests {
         for line in [
             "awscni_total_ip_addresses 7",
             "awscni_assigned_ip_addresses 2",
+            "tidepool_watch_failing{kind=\"pods\"} 0",
+            "tidepool_watch_failures_total{kind=\"pods\"} 2",
             "tidepool_addresses{state=\"cooling\"} 1",
             "tidepool_cni_seconds_count{verb=\"ADD\",outcome=\"ok\"} 1",
             "# EOF",

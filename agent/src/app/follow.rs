@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use policy_core::Finding;
 use policy_core::model::PodState;
 
 use super::targets;
@@ -60,11 +61,11 @@ pub(super) async fn cluster(
     base: Targets,
 ) -> &'static str {
     let mut changes = cluster.changed();
-    let mut node = None;
+    let (mut node, mut told) = (None, Vec::new());
     loop {
         let snapshot = changes.borrow_and_update().clone();
         enforcer.cluster_changed().await;
-        cluster.publish_findings(snapshot.findings.iter());
+        tell_new(&cluster, &mut told, &snapshot.findings);
         if let Some(facts) = &snapshot.node
             && node.as_ref() != Some(facts)
         {
@@ -85,16 +86,22 @@ pub(super) async fn cluster(
     }
 }
 
+/// Publishes the findings that were not there before: those that stand must not crowd out a pod's own Events.
+fn tell_new(cluster: &ClusterHandle, told: &mut Vec<Finding>, findings: &[Finding]) {
+    cluster.publish_findings(findings.iter().filter(|finding| !told.contains(finding)));
+    *told = findings.to_vec();
+}
+
 /// What the compiler found goes out as Events; what cannot be put in force makes the node unready.
 pub(super) async fn policy(
     enforcer: Arc<Enforcer<ClusterPort>>,
     cluster: ClusterHandle,
     readiness: Readiness,
 ) -> &'static str {
-    let mut reports = enforcer.report();
+    let (mut reports, mut told) = (enforcer.report(), Vec::new());
     loop {
         let report = reports.borrow_and_update().clone();
-        cluster.publish_findings(report.findings.iter());
+        tell_new(&cluster, &mut told, &report.findings);
         match &report.error {
             None => readiness.reached(Part::Datapath),
             Some(error) => readiness.lost(Part::Datapath, error.clone()),

@@ -51,6 +51,7 @@ struct Parts {
     cluster: ClusterHandle,
     endpoints: Arc<Endpoints<PoolPort, HostPort, Enforcer<ClusterPort>>>,
     enforcer: Arc<Enforcer<ClusterPort>>,
+    metrics: Metrics,
 }
 
 /// What the privileged init container does: copies the plugin to the runtime's directory and lets the node forward.
@@ -201,7 +202,7 @@ async fn serve(
         "socket"
     });
     readiness.reached(Part::Socket);
-    let filled = parts.set(Parts { config: config.clone(), pool, cluster, endpoints, enforcer });
+    let filled = parts.set(Parts { config: config.clone(), pool, cluster, endpoints, enforcer, metrics });
     debug_assert!(filled.is_ok(), "set once");
 
     tokio::select! {

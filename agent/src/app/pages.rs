@@ -43,6 +43,9 @@ pub(super) fn site(registry: Registry, readiness: Readiness, parts: Shared) -> S
         async move {
             if let Some(parts) = parts.get() {
                 parts.enforcer.count().await;
+                for watch in parts.cluster.watches() {
+                    parts.metrics.watch(watch.kind, watch.failing.is_some(), watch.failures);
+                }
             }
         }
         .boxed()

@@ -244,6 +244,7 @@ async fn a_delete_ends_an_add_that_waits_and_refuses_the_late_one() {
     let late = all.lease(&key("a"), Some(pod()), soon(), &CancellationToken::new()).await;
     assert_eq!(late.expect_err("it was deleted").reason, rpc::reason::SANDBOX_DELETED);
     assert!(node.is_empty());
+    assert_eq!(all.registry_len(), 0, "refused ADDs do not pile up");
 }
 
 #[tokio::test]

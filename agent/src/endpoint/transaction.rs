@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rpc::{Leased, PodRef, Refusal, SandboxKey, code, reason};
 use tokio_util::sync::CancellationToken;
 
-use super::registry::{EndpointView, Phase, Registry, Sandbox};
+use super::registry::{EndpointView, Entry, Phase, Registry, Sandbox};
 use super::{Addresses, Endpoint, Enforcement, HostEnd, Ports, Surviving, Wiring};
 
 /// A link that cannot be read is asked for this often, with this pause.
@@ -67,6 +67,21 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         gone: &CancellationToken,
     ) -> Result<(Leased, Provisional), Refusal> {
         let entry = self.registry.entry(key);
+        let leased = self.lease_in_turn(&entry, key, pod, deadline, gone).await;
+        if leased.is_err() {
+            self.registry.forget(key, entry);
+        }
+        leased
+    }
+
+    async fn lease_in_turn(
+        &self,
+        entry: &Entry,
+        key: &SandboxKey,
+        pod: Option<PodRef>,
+        deadline: Instant,
+        gone: &CancellationToken,
+    ) -> Result<(Leased, Provisional), Refusal> {
         let cancelled = entry.begin_add();
         if self.registry.is_buried(key, Instant::now()) {
             return Err(deleted(key));

@@ -228,7 +228,9 @@ async fn reasons_reach_the_caller() {
     rest().await;
     let error = pool.lease(request(1)).await.expect_err("throttled");
     assert!(matches!(error, LeaseError::Refused(Refusal::Throttled { .. })), "{error}");
-    assert!(machine.ec2.lock().calls[&Operation::Assign] < 15, "no hammering");
+    // The pauses are drawn by lot: about a dozen calls, and hundreds where there were no pauses.
+    let calls = machine.ec2.lock().calls[&Operation::Assign];
+    assert!(calls < 60, "{calls} calls are hammering");
 
     machine.ec2.lock().trouble.clear();
     rest().await;

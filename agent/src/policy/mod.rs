@@ -87,6 +87,8 @@ pub trait Kernel: Send + 'static {
     ///
     /// Where the kernel cannot be asked.
     fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError>;
+    /// Whether the link is there.
+    fn lives(&mut self, ifindex: u32) -> bool;
     /// Forgets a link. While it is there its filters stay: their slot is empty, so they drop everything.
     fn forget(&mut self, ifindex: u32);
     /// Links that live and have an endpoint in a slot that is not in `claimed`: pods whose leases were lost.

@@ -16,6 +16,8 @@ struct Maps {
     tables: Tables,
     filters: BTreeMap<u32, Slot>,
     log: Vec<String>,
+    /// Links that are gone.
+    gone: BTreeSet<u32>,
     /// Slots whose links live.
     living: BTreeSet<u32>,
     failing: Option<&'static str>,
@@ -71,6 +73,10 @@ impl Kernel for Memory {
 
     fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError> {
         Ok(self.0.lock().unwrap().filters.get(&binding.end.ifindex) == Some(&binding.slot))
+    }
+
+    fn lives(&mut self, ifindex: u32) -> bool {
+        !self.0.lock().unwrap().gone.contains(&ifindex)
     }
 
     fn forget(&mut self, ifindex: u32) {
@@ -226,6 +232,28 @@ async fn filters_that_somebody_removes_are_put_back_and_counted() {
     assert_eq!(enforcer.slot_of(101).await, Slot::new(1));
     let text = crate::metrics::render(&registry).expect("memory");
     assert!(text.contains("tidepool_host_repairs_total{reason=\"filter\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn a_link_that_went_with_its_pod_makes_nobody_unready() {
+    let memory = Memory::default();
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let enforcer = Enforcer::start(memory.clone(), Arc::new(World), metrics).expect("memory");
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    {
+        let mut maps = memory.0.lock().unwrap();
+        maps.filters.clear();
+        maps.gone.insert(101);
+        maps.failing = Some("attach");
+    }
+    enforcer.verify().await;
+    enforcer.attach(endpoint(2, "db")).await.expect_err("its own attach fails");
+    enforcer.attach(endpoint(2, "db")).await.expect("others come and go");
+    assert_eq!(enforcer.report().borrow().error, None);
+    let text = crate::metrics::render(&registry).expect("memory");
+    assert!(!text.contains("reason=\"filter\""), "nothing was repaired: {text}");
 }
 
 #[tokio::test]

@@ -154,6 +154,7 @@ impl<K: Kernel> Worker<K> {
         self.installed.endpoints.remove(&u32::from(endpoint.slot.number()));
         self.kernel.bind(&binding).map_err(|error| refused("endpoint-map", &error))?;
         self.local.insert(endpoint.slot, (pod, binding));
+        self.unfiltered.insert(endpoint.slot);
         Ok(())
     }
 
@@ -197,6 +198,8 @@ impl<K: Kernel> Worker<K> {
             match self.kernel.stands(binding) {
                 Ok(true) => {}
                 Ok(false) if self.unfiltered.contains(slot) => {}
+                // Gone with its pod; the DEL is still to come.
+                Ok(false) if !self.kernel.lives(binding.end.ifindex) => {}
                 Ok(false) => {
                     tracing::warn!(link = binding.end.ifname, "something else had removed its filters");
                     let reason = "filter".to_owned();
@@ -227,8 +230,13 @@ impl<K: Kernel> Worker<K> {
                 }
                 Err(error) => {
                     let refusal = refused("attach-filters", &error);
-                    tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
-                    failed.insert(slot, refusal);
+                    failed.insert(slot, refusal.clone());
+                    if self.kernel.lives(binding.end.ifindex) {
+                        tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
+                    } else {
+                        // Nothing can pass a link that is gone.
+                        self.unfiltered.remove(&slot);
+                    }
                 }
             }
         }

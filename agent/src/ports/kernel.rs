@@ -73,6 +73,10 @@ impl Kernel for KernelPort {
         Ok(self.0.stands(binding.end.ifindex, u32::from(binding.slot.number()))?)
     }
 
+    fn lives(&mut self, ifindex: u32) -> bool {
+        nix::net::if_::if_indextoname(ifindex).is_ok()
+    }
+
     fn forget(&mut self, ifindex: u32) {
         if let Err(error) = self.0.forget(ifindex) {
             tracing::warn!(ifindex, error = chain(&error), "the pins of a link that is gone were left");

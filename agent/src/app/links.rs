@@ -74,6 +74,7 @@ impl Keeper {
 /// What no pod can do without.
 fn unusable(report: &Report) -> Option<&'static str> {
     report.findings.iter().find_map(|finding| match finding {
+        hostnet::Finding::NotAsked => Some("the node's ENIs are not known yet"),
         hostnet::Finding::NoVpcCidrs => Some("no CIDR of the VPC is known"),
         // A secondary ENI without a link is not leased from; a pod without one is gone.
         hostnet::Finding::EniWithoutLink { .. } | hostnet::Finding::PodWithoutLink { .. } => None,
@@ -165,6 +166,15 @@ fn first_host(subnet: IpNetwork) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_never_asked_for_does_not_stand() {
+        let with = |finding| Report { findings: vec![finding], ..Report::default() };
+        assert!(unusable(&with(hostnet::Finding::NotAsked)).is_some());
+        assert!(unusable(&with(hostnet::Finding::NoVpcCidrs)).is_some());
+        assert_eq!(unusable(&with(hostnet::Finding::EniWithoutLink { mac: Mac([2; 6]) })), None);
+        assert_eq!(unusable(&Report::default()), None);
+    }
 
     #[test]
     fn the_router_is_the_first_host() {

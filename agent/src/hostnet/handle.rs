@@ -204,7 +204,7 @@ impl HostNet {
     pub fn reconcile(&self) -> Result<Report, HostNetError> {
         let mut state = self.lock();
         let State { route, nft, node: Some(node), pods, pods_complete, installed } = &mut *state else {
-            return Ok(Report::default());
+            return Ok(Report { findings: vec![Finding::NotAsked], ..Report::default() });
         };
         let family = TableFamily::of(node.primary.primary_ip);
         let desired = Desired { node: node.clone(), pods: pods.values().cloned().collect() };

@@ -42,6 +42,8 @@ pub enum Finding {
         /// What the link was called.
         host_ifname: String,
     },
+    /// Nothing was asked for yet: the node's ENIs are not known.
+    NotAsked,
     /// No CIDR of the VPC is known: nothing is translated, or all would be.
     NoVpcCidrs,
 }

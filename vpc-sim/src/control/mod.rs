@@ -4,10 +4,14 @@
 //! |---|---|
 //! | `GET /calls` | EC2 calls since the last reset: `{node: {operation: count}}`; the node of the top-level listener is `""` |
 //! | `POST /calls/reset` | forgets all calls |
-//! | `GET /calls/log` | the last 10,000 EC2 calls, oldest first |
+//! | `GET /calls/log?node=…&after=…` | the last 10,000 EC2 calls, oldest first; those of a node, those after a number |
 //! | `GET /imds/calls` | requests to the metadata service: `{node: {path: count}}` |
+//! | `POST /imds/keys` | `{"node", "path", "text"?}`: a key of the node's metadata; without a text it is taken away |
 //! | `GET /faults`, `DELETE /faults` | the faults that wait for their calls; takes them back |
 //! | `POST /faults` | a [`FaultRule`], or a list of them |
+//! | `POST /breakpoint` | a [`BreakpointSpec`], in the place of the node's former one |
+//! | `GET /breakpoint?node=…&wait=…&unlike=…` | the node's [`BreakpointView`](crate::ec2::BreakpointView), at the latest after `wait` seconds |
+//! | `DELETE /breakpoint?node=…&drop=…` | takes it away: what it holds goes on, or with `drop=true` is never answered |
 //! | `GET /settings`, `POST /settings` | the [`Settings`](crate::ec2::Settings); a JSON merge patch of them |
 //! | `GET /enis` | all interfaces as they are ([`EniView`](crate::ec2::EniView)) |
 //! | `POST /instances/terminate` | `{"node": name}` or `{"instance_id": id}` |
@@ -17,11 +21,13 @@
 //! Bodies are JSON whatever their content type. What is refused is answered
 //! with 400 and `{"error": text}`. `vpc-sim/CONTROL.md` has examples.
 
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -30,7 +36,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::ec2::{Cloud, FaultRule, InstanceId, VpcId};
+use crate::ec2::{BreakState, BreakpointSpec, CallRecord, Cloud, FaultRule, InstanceId, VpcId};
 
 /// Serves the endpoint's EC2 part. Other parts are merged into it.
 pub fn router(cloud: Arc<Cloud>) -> Router {
@@ -39,7 +45,9 @@ pub fn router(cloud: Arc<Cloud>) -> Router {
         .route("/calls/reset", post(reset_calls))
         .route("/calls/log", get(call_log))
         .route("/imds/calls", get(imds_calls))
+        .route("/imds/keys", post(set_metadata))
         .route("/faults", get(faults).post(set_faults).delete(clear_faults))
+        .route("/breakpoint", get(breakpoint).post(set_breakpoint).delete(remove_breakpoint))
         .route("/settings", get(settings).post(update_settings))
         .route("/enis", get(enis))
         .route("/instances/terminate", post(terminate))
@@ -85,12 +93,36 @@ async fn reset_calls(State(cloud): State<Arc<Cloud>>) -> Json<Value> {
     Json(json!({}))
 }
 
-async fn call_log(State(cloud): State<Arc<Cloud>>) -> Response {
-    Json(cloud.call_log()).into_response()
+async fn call_log(State(cloud): State<Arc<Cloud>>, RawQuery(query): RawQuery) -> Result<Response, Refused> {
+    let asked = Query::parse(query.as_deref(), &["node", "after"])?;
+    let after: u64 = asked.parsed("after")?.unwrap_or(0);
+    let wanted =
+        |call: &CallRecord| call.number > after && asked.text("node").is_none_or(|node| call.node == node);
+    let calls: Vec<CallRecord> = cloud.call_log().into_iter().filter(wanted).collect();
+    Ok(Json(calls).into_response())
 }
 
 async fn imds_calls(State(cloud): State<Arc<Cloud>>) -> Response {
     Json(cloud.imds_calls()).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetadataKey {
+    node: String,
+    path: String,
+    text: Option<String>,
+}
+
+async fn set_metadata(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Result<Json<Value>, Refused> {
+    let asked: MetadataKey = parse_body(&body)?;
+    let known = cloud
+        .instance_by_node(&asked.node)
+        .is_some_and(|instance| cloud.set_metadata(&instance, &asked.path, asked.text));
+    if !known {
+        return Err(Refused(format!("node: no instance {:?} runs", asked.node)));
+    }
+    Ok(Json(json!({})))
 }
 
 async fn faults(State(cloud): State<Arc<Cloud>>) -> Response {
@@ -111,6 +143,67 @@ async fn set_faults(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Result<Json
 async fn clear_faults(State(cloud): State<Arc<Cloud>>) -> Json<Value> {
     cloud.clear_faults();
     Json(json!({}))
+}
+
+/// The longest that a question for a breakpoint may wait, in seconds.
+const LONGEST_WAIT_S: u64 = 600;
+
+/// Names the node that a question for a breakpoint is about.
+fn no_breakpoint(node: &str) -> Refused {
+    Refused(format!("node: no breakpoint is set for {node:?}"))
+}
+
+async fn set_breakpoint(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Result<Response, Refused> {
+    let spec: BreakpointSpec = parse_body(&body)?;
+    Ok(Json(cloud.set_breakpoint(spec)?).into_response())
+}
+
+async fn breakpoint(State(cloud): State<Arc<Cloud>>, RawQuery(query): RawQuery) -> Result<Response, Refused> {
+    let asked = Query::parse(query.as_deref(), &["node", "wait", "unlike"])?;
+    let node = asked.text("node").unwrap_or_default();
+    let wait = Duration::from_secs(asked.parsed("wait")?.unwrap_or(0).min(LONGEST_WAIT_S));
+    let unlike = match asked.text("unlike") {
+        Some(state) => serde_json::from_value(state.into())?,
+        None => BreakState::Waiting,
+    };
+    let found = cloud.wait_for_breakpoint(node, unlike, wait).await;
+    Ok(Json(found.ok_or_else(|| no_breakpoint(node))?).into_response())
+}
+
+async fn remove_breakpoint(
+    State(cloud): State<Arc<Cloud>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refused> {
+    let asked = Query::parse(query.as_deref(), &["node", "drop"])?;
+    let node = asked.text("node").unwrap_or_default();
+    let removed = cloud.remove_breakpoint(node, asked.parsed("drop")?.unwrap_or(false));
+    Ok(Json(removed.ok_or_else(|| no_breakpoint(node))?).into_response())
+}
+
+/// What follows the question mark. Names of nodes need no escapes: they are
+/// those of hosts.
+struct Query<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Query<'a> {
+    /// Refuses what is not in `known`.
+    fn parse(text: Option<&'a str>, known: &[&str]) -> Result<Self, Refused> {
+        let pairs = text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let pairs: Vec<_> = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+        match pairs.iter().find(|(name, _)| !known.contains(name)) {
+            Some((name, _)) => Err(Refused(format!("{name} means nothing here"))),
+            None => Ok(Self(pairs)),
+        }
+    }
+
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| *value)
+    }
+
+    fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, Refused> {
+        let parse =
+            |text: &str| text.parse().map_err(|_| Refused(format!("{name}: {text:?} means nothing here")));
+        self.text(name).map(parse).transpose()
+    }
 }
 
 async fn settings(State(cloud): State<Arc<Cloud>>) -> Response {

@@ -19,6 +19,8 @@ pub struct CallRecord {
     pub at: SimTime,
     /// Whose listener it came to.
     pub node: String,
+    /// Which of that listener's calls since the last reset; the first is 1.
+    pub number: u64,
     /// The operation, as it was asked for.
     pub operation: String,
     /// The code of the refusal.
@@ -33,11 +35,16 @@ pub struct CallRecord {
 #[derive(Debug, Default)]
 pub(crate) struct CallLog {
     counted: Calls,
+    numbers: BTreeMap<String, u64>,
     kept: VecDeque<CallRecord>,
 }
 
 impl CallLog {
-    pub(crate) fn add(&mut self, record: CallRecord) {
+    /// Counts a call and keeps it, with the number that it has by that.
+    pub(crate) fn add(&mut self, mut record: CallRecord) {
+        let number = self.numbers.entry(record.node.clone()).or_default();
+        *number += 1;
+        record.number = *number;
         let of_node = self.counted.entry(record.node.clone()).or_default();
         *of_node.entry(record.operation.clone()).or_default() += 1;
         if self.kept.len() == KEPT {

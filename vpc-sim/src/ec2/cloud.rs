@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::breakpoint::{BreakState, BreakpointError, BreakpointSpec, BreakpointView, Breakpoints, Passage};
 use super::calls::{CallLog, CallRecord, Calls};
 use super::clock::{Clock, SimTime, SteadyClock};
 use super::error::ApiError;
@@ -39,6 +40,7 @@ pub struct Cloud {
     /// The same for those who await: a number that changes.
     told: watch::Sender<u64>,
     requests: AtomicU64,
+    breakpoints: Breakpoints,
 }
 
 struct Inner {
@@ -126,6 +128,7 @@ impl Cloud {
             changed: Condvar::new(),
             told: watch::Sender::new(0),
             requests: AtomicU64::new(0),
+            breakpoints: Breakpoints::default(),
         })
     }
 
@@ -197,6 +200,20 @@ impl Cloud {
         })
     }
 
+    /// Sets a key of an instance's metadata, below `meta-data`, or takes it away. False where there is no such
+    /// instance.
+    pub fn set_metadata(&self, id: &InstanceId, path: &str, text: Option<String>) -> bool {
+        self.with_state(|state, _| {
+            let Some(instance) = state.instances.get_mut(id) else { return false };
+            let path = path.trim_matches('/').to_owned();
+            match text {
+                Some(text) => instance.metadata.notices.insert(path, text),
+                None => instance.metadata.notices.remove(&path),
+            };
+            true
+        })
+    }
+
     /// All interfaces as they are, whatever Describe shows yet.
     pub fn enis(&self) -> Vec<EniView> {
         self.with_state(|state, now| {
@@ -263,6 +280,28 @@ impl Cloud {
     /// Takes all faults back.
     pub fn clear_faults(&self) {
         self.lock().state.faults.clear();
+    }
+
+    /// Sets a node's breakpoint; calls that its former one holds go on.
+    pub fn set_breakpoint(&self, spec: BreakpointSpec) -> Result<BreakpointView, BreakpointError> {
+        self.breakpoints.set(spec)
+    }
+
+    /// Takes a node's breakpoint away. What it holds goes on, or with `drop` has
+    /// no answer and no further effect. `None` where there is none.
+    pub fn remove_breakpoint(&self, node: &str, drop: bool) -> Option<BreakpointView> {
+        self.breakpoints.remove(node, drop)
+    }
+
+    /// A node's breakpoint as soon as its state differs from `unlike`, or after
+    /// `patience` as it stands. `None` where there is none.
+    pub async fn wait_for_breakpoint(
+        &self,
+        node: &str,
+        unlike: BreakState,
+        patience: Duration,
+    ) -> Option<BreakpointView> {
+        self.breakpoints.wait(node, unlike, patience).await
     }
 
     /// The settings as they are.
@@ -351,6 +390,12 @@ impl Cloud {
         }
     }
 
+    /// A request has come to `node`'s listener, and is not executed so far.
+    pub(crate) fn arrives(&self, node: &str, form: &str) -> Passage {
+        let params = Params::parse(form).unwrap_or_default();
+        self.breakpoints.arrive(node, params.action(), &without_signature(form))
+    }
+
     /// Answers one request to the EC2 API that came to `node`'s listener.
     pub(crate) fn answer(&self, node: &str, form: &str) -> Answer {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
@@ -367,17 +412,14 @@ impl Cloud {
             Ok(xml) => (200, None, xml.into_response(&operation, &request_id)),
             Err(error) => (error.status, Some(error.code.clone().into_owned()), refusal(&error, &request_id)),
         };
-        let parameters: Vec<&str> = form
-            .split('&')
-            .filter(|pair| !pair.starts_with("X-Amz-") && !pair.starts_with("Signature"))
-            .collect();
         inner.calls.add(CallRecord {
             at: now,
             node: node.to_owned(),
+            number: 0,
             operation: if operation.is_empty() { "(unknown)".to_owned() } else { operation },
             code: if outcome.hang.is_some() { Some("(no answer)".to_owned()) } else { code },
             delay_ms: u64::try_from(outcome.delay.as_millis()).unwrap_or(u64::MAX),
-            parameters: parameters.join("&"),
+            parameters: without_signature(form),
         });
         let after = (now, inner.state.fabric.next_number());
         drop(inner);
@@ -470,6 +512,15 @@ impl Inner {
         let hang = fault.map(|fault| Duration::from_millis(fault.hold_ms.unwrap_or(600_000)));
         (operation, Outcome { result, delay, hang })
     }
+}
+
+/// A form without what signs it.
+fn without_signature(form: &str) -> String {
+    let parameters: Vec<&str> = form
+        .split('&')
+        .filter(|pair| !pair.starts_with("X-Amz-") && !pair.starts_with("Signature"))
+        .collect();
+    parameters.join("&")
 }
 
 /// RFC 7396.

@@ -1,6 +1,6 @@
 //! What an instance's metadata shows of its interfaces: the truth of EC2, late.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::clock::SimTime;
 use super::ids::EniId;
@@ -10,6 +10,8 @@ use super::model::Eni;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metadata {
     presences: Vec<Presence>,
+    /// Further keys below `meta-data`, set from outside: notices that the instance will end.
+    pub(crate) notices: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@
 
 mod address_space;
 mod address_space6;
+mod breakpoint;
 mod calls;
 mod clock;
 mod cloud;
@@ -35,6 +36,7 @@ mod throttle;
 mod wanted_addresses;
 mod xml;
 
+pub use breakpoint::{BreakAt, BreakState, BreakpointError, BreakpointSpec, BreakpointView, HeldCall};
 pub use calls::{CallRecord, Calls};
 pub use clock::{Clock, HandClock, SimTime, SteadyClock};
 pub use cloud::{Cloud, EniView, FabricPump, SettingsError};

@@ -50,16 +50,25 @@ async fn serve(
     if method == Method::GET || form.is_empty() {
         form = uri.query().unwrap_or_default().to_owned();
     }
+    let passage = cloud.arrives(scope.as_str(), &form);
+    if !passage.before_effect().await {
+        return dropped_connection();
+    }
     let answer = cloud.answer(scope.as_str(), &form);
     cloud.settled(answer.after).await;
+    if !passage.after_effect().await {
+        return dropped_connection();
+    }
     if let Some(held) = answer.hang {
         tokio::time::sleep_until(arrived + held).await;
         return dropped_connection();
     }
     tokio::time::sleep_until(arrived + answer.delay).await;
-    let mut response = Response::new(Body::from(answer.body));
+    let length = answer.body.len();
+    let mut response = Response::new(passage.reply(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/xml;charset=UTF-8"));
     if let Ok(value) = header::HeaderValue::from_str(&answer.request_id) {
         headers.insert("x-amzn-requestid", value);

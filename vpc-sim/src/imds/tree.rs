@@ -110,6 +110,9 @@ impl Tree {
             let groups = eni.groups.iter().filter_map(|id| state.groups.get(id));
             self.put_lines("meta-data/security-groups", groups.map(|group| &group.name));
         }
+        for (path, text) in &instance.metadata.notices {
+            self.put(&format!("meta-data/{path}"), text);
+        }
         let arn = format!("arn:aws:iam::{ACCOUNT}:instance-profile/{ROLE}");
         let info = json!({
             "Code": "Success",

@@ -2,9 +2,11 @@
 """Writes instance-types.csv: what the agent and vpc-sim know of EC2's instance types.
 
 Source: the answers of DescribeInstanceTypes that PyPI's package moto carries
-(Apache-2.0). Only figures are taken from it. To renew the table:
+(Apache-2.0). Only figures are taken from it. To renew the table, name a newer
+version of it in xtask/python-data.txt, and then:
 
-    python3 -m venv /tmp/moto && /tmp/moto/bin/pip install --no-deps --upgrade moto
+    python3 -m venv /tmp/moto
+    /tmp/moto/bin/pip install --no-deps --requirement xtask/python-data.txt
     /tmp/moto/bin/python instance-types/generate.py
 
 Another copy of the data can be named as the first argument, and with --check

@@ -81,6 +81,11 @@ impl Command {
             Self::Status(target) => {
                 let (_, body) = get(target.address, "/readyz")?;
                 print!("{body}");
+                // An agent that is starting has no such page yet.
+                if let (200, body) = get(target.address, "/debug/pool")? {
+                    let pool = serde_json::from_str(&body).context("the agent's answer is not JSON")?;
+                    print!("{}", troubles(&pool));
+                }
                 return Ok(());
             }
             Self::Pool(target) => (target, "/debug/pool".to_owned()),
@@ -102,6 +107,30 @@ impl Command {
     }
 }
 
+/// What is wrong with a pool that works: one line for each.
+fn troubles(pool: &Value) -> String {
+    let mut lines = String::new();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let blocked = &pool["blocked"];
+    if blocked.is_object() {
+        let next =
+            blocked["tried_again_in_s"].as_f64().map(|seconds| format!(" (tried again in {seconds:.1} s)"));
+        lines.push_str(&format!(
+            "pool cannot grow: {}{}; remedy: {}\n",
+            text(&blocked["cause"]),
+            next.unwrap_or_default(),
+            text(&blocked["remedy"])
+        ));
+    }
+    for address in pool["contradicted"].as_array().into_iter().flatten() {
+        let address = text(address);
+        lines.push_str(&format!(
+            "address {address} of a running pod is no longer on its ENI; delete the pod\n"
+        ));
+    }
+    lines
+}
+
 /// One GET; the connection is closed by the server (HTTP/1.0).
 fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -115,4 +144,22 @@ fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let status =
         head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
     Ok((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::troubles;
+
+    #[test]
+    fn status_tells_what_is_wrong_with_a_pool_that_works() {
+        assert_eq!(troubles(&json!({"blocked": null, "contradicted": []})), "");
+        let blocked = json!({"cause": "subnet s has no free address", "remedy": "free some", "tried_again_in_s": 12.34});
+        assert_eq!(
+            troubles(&json!({"blocked": blocked, "contradicted": ["10.0.0.5"]})),
+            "pool cannot grow: subnet s has no free address (tried again in 12.3 s); remedy: free some\n\
+             address 10.0.0.5 of a running pod is no longer on its ENI; delete the pod\n"
+        );
+    }
 }

@@ -22,4 +22,6 @@ pub mod metrics;
 pub mod policy;
 pub mod ports;
 pub mod readiness;
+pub mod rfc3339;
 pub mod server;
+pub mod sweep;

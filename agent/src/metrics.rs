@@ -1,8 +1,15 @@
 //! Every metric of the agent, one field each.
 //!
-//! Own names start with `tidepool_`; the `awscni_*` gauges that existing dashboards draw are kept beside them.
-//! Label values come from closed sets, never from messages or names of pods.
+//! Own names start with `tidepool_`; the `awscni_*` names that existing dashboards draw are kept beside them.
+//! Label values come from closed sets, never from messages or names of pods. docs/metrics.md lists them all; a test
+//! keeps it true.
 
+mod classic;
+mod incumbent;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -13,10 +20,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::ipam::AddressCounts;
+use crate::ec2::CallReport;
+use crate::ipam::{PoolView, Refusal};
+use incumbent::Incumbent;
 
-/// What OpenMetrics asks of a scrape's content type.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The text form's content type.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A CNI verb and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,6 +66,13 @@ pub struct PacketLabels {
 pub struct ReasonLabel {
     /// One of a closed set.
     pub reason: String,
+}
+
+/// An EC2 operation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OperationLabel {
+    /// Such as `AssignPrivateIpAddresses`.
+    pub operation: &'static str,
 }
 
 /// A state that addresses are in.
@@ -104,12 +120,26 @@ pub struct Metrics {
     pub endpoints: Gauge,
     /// 1 while the agent can serve ADDs.
     pub ready: Gauge,
-    awscni_total: Gauge,
-    awscni_assigned: Gauge,
-    awscni_enis: Gauge,
-    awscni_prefixes: Gauge,
-    awscni_eni_max: Gauge,
-    awscni_ip_max: Gauge,
+    /// 1 while this node holds the Lease of the leak sweeper.
+    pub leak_sweeper: Gauge,
+    /// Leaked ENIs of the cluster that this node deleted.
+    pub leaked_enis_deleted: Counter,
+    /// Leaked ENIs that EC2 did not let go.
+    pub leaked_enis_failed: Counter,
+    /// Sweeps that ended early: EC2 refused, or the Lease was lost.
+    pub leak_sweeps_cut: Counter,
+    /// Requests for the sweeper's Lease that failed.
+    pub leak_lease_failures: Counter,
+    /// ADDs that were refused, by reason.
+    pub add_refused: Family<ReasonLabel, Counter>,
+    /// 1 for the reason why the pool cannot have what it lacks.
+    pool_blocked: Family<ReasonLabel, Gauge>,
+    /// Addresses of running pods that EC2 does not list on their ENI.
+    contradicted: Gauge,
+    /// Differences that the metadata service showed, for which EC2 was asked.
+    pub metadata_differences: Counter,
+    held_back: Family<OperationLabel, Counter<f64, AtomicU64>>,
+    incumbent: Incumbent,
 }
 
 impl Metrics {
@@ -133,41 +163,18 @@ impl Metrics {
             watch_failures: Family::default(),
             endpoints: Gauge::default(),
             ready: Gauge::default(),
-            awscni_total: Gauge::default(),
-            awscni_assigned: Gauge::default(),
-            awscni_enis: Gauge::default(),
-            awscni_prefixes: Gauge::default(),
-            awscni_eni_max: Gauge::default(),
-            awscni_ip_max: Gauge::default(),
+            leak_sweeper: Gauge::default(),
+            leaked_enis_deleted: Counter::default(),
+            leaked_enis_failed: Counter::default(),
+            leak_sweeps_cut: Counter::default(),
+            leak_lease_failures: Counter::default(),
+            add_refused: Family::default(),
+            pool_blocked: Family::default(),
+            contradicted: Gauge::default(),
+            metadata_differences: Counter::default(),
+            held_back: Family::default(),
+            incumbent: Incumbent::new(registry),
         };
-        registry.register(
-            "awscni_total_ip_addresses",
-            "Addresses on managed ENIs, primary ones not counted",
-            metrics.awscni_total.clone(),
-        );
-        registry.register(
-            "awscni_assigned_ip_addresses",
-            "Addresses that pods hold",
-            metrics.awscni_assigned.clone(),
-        );
-        registry.register("awscni_eni_allocated", "ENIs attached and managed", metrics.awscni_enis.clone());
-
-        registry.register(
-            "awscni_total_ipv4_prefixes",
-            "Prefixes on managed ENIs",
-            metrics.awscni_prefixes.clone(),
-        );
-        registry.register(
-            "awscni_eni_max",
-            "The most ENIs that the node can have",
-            metrics.awscni_eni_max.clone(),
-        );
-        registry.register(
-            "awscni_ip_max",
-            "The most addresses that its ENIs can hold",
-            metrics.awscni_ip_max.clone(),
-        );
-
         let own = registry.sub_registry_with_prefix("tidepool");
         own.register("build", "Version of the agent", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         own.register_with_unit(
@@ -183,6 +190,28 @@ impl Metrics {
             metrics.ec2_call_seconds.clone(),
         );
         own.register("addresses", "Addresses by state", metrics.addresses.clone());
+        own.register("add_refused", "ADDs that were refused, by reason", metrics.add_refused.clone());
+        own.register(
+            "pool_blocked",
+            "1 for the reason why the pool cannot have what it lacks, 0 for former ones",
+            metrics.pool_blocked.clone(),
+        );
+        own.register(
+            "contradicted_addresses",
+            "Addresses of running pods that EC2 does not list on their ENI",
+            metrics.contradicted.clone(),
+        );
+        own.register(
+            "metadata_differences",
+            "Differences that the metadata service showed, for which EC2 was asked",
+            metrics.metadata_differences.clone(),
+        );
+        own.register_with_unit(
+            "ec2_held_back",
+            "Time that calls waited for this node's own rate limit",
+            Unit::Seconds,
+            metrics.held_back.clone(),
+        );
         own.register("enis", "ENIs attached and managed", metrics.enis.clone());
         own.register("waiting_adds", "ADDs that wait for an address", metrics.waiting_adds.clone());
         own.register("host_repairs", "Host objects put back, by kind", metrics.host_repairs.clone());
@@ -209,6 +238,31 @@ impl Metrics {
         );
         own.register("endpoints", "Endpoints under policy", metrics.endpoints.clone());
         own.register("ready", "1 while ADDs are served", metrics.ready.clone());
+        own.register(
+            "leak_sweeper",
+            "1 while this node sweeps the cluster's leaked ENIs",
+            metrics.leak_sweeper.clone(),
+        );
+        own.register(
+            "leaked_enis_deleted",
+            "Leaked ENIs that this node deleted",
+            metrics.leaked_enis_deleted.clone(),
+        );
+        own.register(
+            "leaked_enis_failed",
+            "Leaked ENIs that EC2 did not let go",
+            metrics.leaked_enis_failed.clone(),
+        );
+        own.register(
+            "leak_sweeps_cut",
+            "Sweeps for leaked ENIs that ended early",
+            metrics.leak_sweeps_cut.clone(),
+        );
+        own.register(
+            "leak_lease_failures",
+            "Failed requests for the sweeper's Lease",
+            metrics.leak_lease_failures.clone(),
+        );
         metrics
     }
 
@@ -219,8 +273,32 @@ impl Metrics {
     }
 
     /// Counts one EC2 call.
-    pub fn ec2_call(&self, operation: &'static str, outcome: &'static str, took: Duration) {
-        self.ec2_call_seconds.get_or_create(&CallLabels { operation, outcome }).observe(took.as_secs_f64());
+    pub fn ec2_call(&self, report: &CallReport<'_>) {
+        let operation = report.operation.as_str();
+        let labels = CallLabels { operation, outcome: report.outcome() };
+        self.ec2_call_seconds.get_or_create(&labels).observe(report.took.as_secs_f64());
+        self.held_back.get_or_create(&OperationLabel { operation }).inc_by(report.held_back.as_secs_f64());
+        self.incumbent.call(report);
+    }
+
+    /// An ADD asks for an address.
+    pub fn address_asked(&self) {
+        self.incumbent.asked();
+    }
+
+    /// There was no address for an ADD until its deadline.
+    pub fn none_available(&self) {
+        self.incumbent.none_available();
+    }
+
+    /// A pod's address was given back; `wired` says that the pod had been attached.
+    pub fn address_given_back(&self, wired: bool) {
+        self.incumbent.given_back(wired);
+    }
+
+    /// Counts one refused ADD.
+    pub fn add_refused(&self, reason: &str) {
+        self.add_refused.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
     /// How a watch fares: a dead one means policies that grow old.
@@ -241,7 +319,8 @@ impl Metrics {
     }
 
     /// Shows the pool as it is.
-    pub fn pool(&self, counts: &AddressCounts) {
+    pub fn pool(&self, view: &PoolView) {
+        let counts = &view.counts;
         let states = [
             ("free", counts.free),
             ("leased", counts.leased),
@@ -254,12 +333,16 @@ impl Metrics {
         }
         self.enis.set(counts.enis.into());
         self.waiting_adds.set(counts.waiting.into());
-        self.awscni_total.set(counts.total.into());
-        self.awscni_assigned.set(counts.leased.into());
-        self.awscni_enis.set(counts.enis.into());
-        self.awscni_prefixes.set(counts.prefixes.into());
-        self.awscni_eni_max.set(counts.eni_limit.into());
-        self.awscni_ip_max.set(counts.capacity.into());
+        self.contradicted.set(i64::try_from(view.contradicted.len()).unwrap_or(i64::MAX));
+        let blocked = view.hindrance.as_ref().map(|hindrance| hindrance.reason);
+        for reason in Refusal::WORDS {
+            let label = ReasonLabel { reason: reason.to_owned() };
+            // Only what was seen once has a line.
+            if blocked == Some(reason) || self.pool_blocked.get(&label).is_some() {
+                self.pool_blocked.get_or_create(&label).set(i64::from(blocked == Some(reason)));
+            }
+        }
+        self.incumbent.pool(view);
     }
 }
 
@@ -271,39 +354,5 @@ impl Metrics {
 pub fn render(registry: &Registry) -> Result<String, std::fmt::Error> {
     let mut body = String::new();
     text::encode(&mut body, registry)?;
-    Ok(body)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scrape_carries_both_families_of_names() {
-        let mut registry = Registry::default();
-        let metrics = Metrics::new(&mut registry);
-        metrics.verb("ADD", "ok", Duration::from_millis(3));
-        metrics.watch("pods", true, 2);
-        metrics.watch("pods", false, 2);
-        metrics.pool(&AddressCounts {
-            total: 7,
-            free: 4,
-            leased: 2,
-            cooling: 1,
-            enis: 1,
-            ..AddressCounts::default()
-        });
-        let body = render(&registry).expect("memory");
-        for line in [
-            "awscni_total_ip_addresses 7",
-            "awscni_assigned_ip_addresses 2",
-            "tidepool_watch_failing{kind=\"pods\"} 0",
-            "tidepool_watch_failures_total{kind=\"pods\"} 2",
-            "tidepool_addresses{state=\"cooling\"} 1",
-            "tidepool_cni_seconds_count{verb=\"ADD\",outcome=\"ok\"} 1",
-            "# EOF",
-        ] {
-            assert!(body.contains(line), "{line} is missing in:\n{body}");
-        }
-    }
+    Ok(classic::classic(&body))
 }

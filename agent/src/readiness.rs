@@ -13,6 +13,8 @@ pub enum Part {
     Pool,
     /// Pods, namespaces, policies and services were listed.
     Kubernetes,
+    /// It is known where pods' addresses come from: with custom networking, the node's ENIConfig is there.
+    Subnets,
     /// Programs and maps are loaded, and the first compilation was applied.
     Datapath,
     /// Routes, rules and translation are as wanted.
@@ -22,12 +24,14 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Pool, Self::Kubernetes, Self::Datapath, Self::Host, Self::Socket];
+    const ALL: [Self; 6] =
+        [Self::Pool, Self::Kubernetes, Self::Subnets, Self::Datapath, Self::Host, Self::Socket];
 
     fn name(self) -> &'static str {
         match self {
             Self::Pool => "pool",
             Self::Kubernetes => "kubernetes",
+            Self::Subnets => "subnets",
             Self::Datapath => "datapath",
             Self::Host => "host",
             Self::Socket => "socket",
@@ -84,11 +88,15 @@ impl Readiness {
         self.0.borrow().is_empty()
     }
 
-    /// Whether ADDs can be served: everything is there, and host networking was once. When it is being repaired
-    /// later, pods that come meanwhile are wired all the same.
+    /// Whether ADDs can be served: everything is there, and host networking and an ENIConfig were once. While
+    /// host networking is repaired, pods that come meanwhile are wired all the same; without the ENIConfig
+    /// there are still the addresses that it brought.
     #[must_use]
     pub fn can_serve(&self) -> bool {
-        self.0.borrow().iter().all(|(part, reason)| *part == Part::Host && !reason.starts_with(STARTING))
+        self.0
+            .borrow()
+            .iter()
+            .all(|(part, reason)| matches!(part, Part::Host | Part::Subnets) && !reason.starts_with(STARTING))
     }
 
     /// Waits until nothing is missing.

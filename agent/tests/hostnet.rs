@@ -56,6 +56,9 @@ fn main() {
             restart_removes_nothing_before_all_pods_are_known,
         ),
         on_net("removed_pod_leaves_nothing", removed_pod_leaves_nothing),
+        on_net("rules_of_another_plugin_lead_nobody_astray", rules_of_another_plugin_lead_nobody_astray),
+        on_net("what_the_kernel_refuses_stops_nothing_else", what_the_kernel_refuses_stops_nothing_else),
+        on_net("pods_are_found_by_their_links", pods_are_found_by_their_links),
     ]);
 }
 
@@ -165,7 +168,7 @@ impl World {
             host_ifname,
             host_ifindex: near,
             pod_mac: Some(pod_mac),
-            table,
+            table: Some(table),
         };
         self.hostnet.add_pod(&route)?;
         self.hostnet.add_pod(&route).context("again is the same")?;
@@ -446,5 +449,93 @@ fn removed_pod_leaves_nothing() -> Result<()> {
     let ghost = PodRoute { address: ip("10.20.16.77")?, host_ifname: "enighost".into(), ..older };
     ensure!(world.hostnet.add_pod(&ghost).is_err());
     ensure!(!world.picture()?.join("\n").contains("10.20.16.77"));
+    Ok(())
+}
+
+fn rules_of_another_plugin_lead_nobody_astray() -> Result<()> {
+    let world = World::new()?;
+    let (_, route) = &world.pods[POD_ON_SECONDARY];
+    let rules = || -> Result<Vec<String>> {
+        let shown = world.node.output("ip", &["rule", "show"])?;
+        let of_pod = shown.lines().filter(|line| line.contains(POD_ON_SECONDARY));
+        Ok(of_pod.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
+    };
+    let led = |table: &str, proto: &str| format!("1536: from {POD_ON_SECONDARY} lookup {table}{proto}");
+    let other = format!("700: from {POD_ON_SECONDARY} lookup 77");
+    world.node.ip(&format!("rule add pref 700 from {POD_ON_SECONDARY} lookup 77"))?;
+
+    // After a restart, EC2 does not list the pod's ENI yet.
+    let restarted = world.node.run(HostNet::open)?;
+    restarted.set_node(node_net()?);
+    let unknown = PodRoute { table: None, ..route.clone() };
+    ensure!(restarted.adopt_pod(&unknown) == Some(2), "the table of the rule that stands");
+    restarted.adopt_pod(&world.pods[POD_ON_PRIMARY].1);
+    restarted.pods_complete();
+    ensure!(restarted.reconcile()?.actions.is_empty());
+    // Nor is it cut off where that rule is the incumbent's; then it turns out to be on another ENI.
+    let incumbent = ["rule", "add", "pref", "1536", "from", POD_ON_SECONDARY, "lookup", "2"];
+    world.node.output("ip", &incumbent)?;
+    ensure!(rules()?.contains(&led("2", "")), "{:?}", rules()?);
+    restarted.set_table(route.address, 3)?;
+    let told = rules()?;
+    ensure!(
+        told.contains(&led("3", " proto 116")) && !told.iter().any(|rule| rule.contains("lookup 2")),
+        "{told:?}"
+    );
+    ensure!(restarted.reconcile()?.actions.is_empty(), "it is what is wanted");
+
+    // Whatever the incumbent left goes with the pod, and before the next one with the address.
+    world.node.output("ip", &incumbent)?;
+    restarted.remove_pod(route)?;
+    ensure!(rules()? == [other.clone()], "{:?}", rules()?);
+    world.node.output("ip", &incumbent)?;
+    restarted.add_pod(&PodRoute { table: Some(netlink::TABLE_MAIN), ..route.clone() })?;
+    let to = format!("512: from all to {POD_ON_SECONDARY} lookup main proto 116");
+    ensure!(rules()? == [to, other], "{:?}", rules()?);
+    Ok(())
+}
+
+fn what_the_kernel_refuses_stops_nothing_else() -> Result<()> {
+    // More than any link carries: the link of the secondary ENI cannot be set up.
+    let world = World::with(NodeNet { eni_mtu: 100_000, ..node_net()? })?;
+    let report = world.hostnet.reconcile()?;
+    let refused = report.refused.context("nothing was refused")?;
+    ensure!(refused.of_secondary_only && refused.error.contains("Invalid argument"), "{refused:?}");
+    ensure!(
+        refused.left.iter().all(|action| [ActionKind::Link, ActionKind::Route].contains(&action.kind())),
+        "{refused:?}"
+    );
+    ensure!(report.linked.is_empty(), "nothing may be leased on it: {:?}", report.linked);
+    ensure!(report.actions.is_empty() && report.repairs.is_empty(), "all else was done before");
+    let tables = world.node.output("nft", &["list", "tables"])?;
+    ensure!(tables.contains("tidepool"), "{tables}");
+
+    // Another's deletion is told from what never was; and with the cause gone all is as it should be.
+    world.node.ip(&format!("rule delete pref 512 to {POD_ON_PRIMARY}"))?;
+    let report = world.hostnet.reconcile()?;
+    ensure!(report.repairs == BTreeMap::from([(ActionKind::Rule, 1)]), "{report:?}");
+    world.hostnet.set_node(node_net()?);
+    let report = world.hostnet.reconcile()?;
+    ensure!(report.refused.is_none() && report.linked.contains(&SECONDARY_MAC), "{report:?}");
+    Ok(())
+}
+
+fn pods_are_found_by_their_links() -> Result<()> {
+    let world = World::new()?;
+    // As another plugin leaves it: no neighbour entry, routes of another protocol; and a link that is no pod's.
+    let (_, route) = &world.pods[POD_ON_SECONDARY];
+    let link = &route.host_ifname;
+    world.node.ip(&format!(
+        "neigh delete {POD_ON_SECONDARY} dev {link}\nroute replace {POD_ON_SECONDARY} dev {link} proto static\n\
+         link add other0 type veth peer name other1\nroute add 10.20.99.0/24 dev {link}"
+    ))?;
+    let found = world.hostnet.standing("eni")?;
+    ensure!(found.len() == 2, "{found:?}");
+    for (address, (_, route)) in &world.pods {
+        let one = found.iter().find(|one| one.ifname == route.host_ifname).context("no such link")?;
+        ensure!(one.ifindex == route.host_ifindex && one.addresses == [ip(address)?], "{one:?}");
+        let told = world.hostnet.ask_mac(route.host_ifindex, ip(address)?)?;
+        ensure!(told == route.pod_mac, "{address} tells {told:?}");
+    }
     Ok(())
 }

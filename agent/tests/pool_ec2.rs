@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::join_all;
-use ipam_core::{AllocationMode, SandboxKey, Targets};
+use ipam_core::{AllocationMode, InstanceTable, SandboxKey, Targets};
 use kernel_test::{Trial, trial};
 use serde::{Deserialize, Serialize};
 use tidepool_agent::ec2::{AwsEc2, CallBudget, Ec2, Guard, ImdsClient, NoObserver, limits_of};
@@ -30,6 +30,8 @@ const NODE: &str = "node-a";
 #[derive(Serialize, Deserialize)]
 struct Part {
     state: String,
+    /// The table of instance types in place of the built-in one.
+    table: Option<String>,
     prefixes: bool,
     warm_ip: Option<u32>,
     /// Pods that come, all at once.
@@ -41,7 +43,7 @@ struct Part {
 }
 
 /// What it tells when it has ended.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Told {
     addresses: BTreeMap<u32, IpAddr>,
     reasons: BTreeSet<String>,
@@ -72,6 +74,7 @@ fn trials() -> Vec<Trial> {
         trial("burst_then_restart_then_shrink", &[], burst_then_restart_then_shrink),
         trial("default_latencies", &[], default_latencies),
         trial("prefixes", &[], prefixes),
+        trial("a_type_that_the_table_lacks", &[], a_type_that_the_table_lacks),
         trial("a_refusal_names_the_call", &[], a_refusal_names_the_call),
         trial("lost_answers_lead_to_no_second_effect", &[], lost_answers_lead_to_no_second_effect),
     ]
@@ -113,6 +116,7 @@ impl World {
     fn part(&self) -> Part {
         Part {
             state: self.state.path().display().to_string(),
+            table: None,
             prefixes: false,
             warm_ip: None,
             pods: 0..0,
@@ -181,7 +185,11 @@ async fn play(part: Part) -> Result<Told> {
     let facts = imds.facts().await?;
     let aws = AwsEc2::connect(&facts.region).await?;
     let ec2: Arc<dyn Ec2> = Arc::new(Guard::new(Arc::new(aws), CallBudget::default(), Arc::new(NoObserver)));
-    let limits = limits_of(&*ec2, &facts.instance_type).await?;
+    let table = match &part.table {
+        Some(text) => InstanceTable::new(text),
+        None => InstanceTable::default(),
+    };
+    let limits = limits_of(&*ec2, &facts.instance_type, table, &Path::new(&part.state).join("lib")).await?;
     let mut targets = Targets::new(limits, facts.subnet.clone());
     targets.warm_ip = part.warm_ip;
     // A minute of surplus is long for a test; the rest is as in production.
@@ -198,6 +206,7 @@ async fn play(part: Part) -> Result<Told> {
         manage_untagged: false,
         cluster: Some("test".to_owned()),
         extra_tags: BTreeMap::new(),
+        queue_patience: Duration::ZERO,
     };
     let state = Path::new(&part.state);
     let dirs = StateDirs { run: state.join("run"), journal: state.join("lib") };
@@ -320,6 +329,19 @@ fn prefixes() -> Result<()> {
     ensure!(told.addresses.len() == 60, "{:?}", told.reasons);
     ensure!((told.prefixes, told.enis) == (5, 1), "{} prefixes on {} ENIs", told.prefixes, told.enis);
     ensure!(world.mutating_calls() <= 2, "one when it starts, one for the burst: {:?}", world.calls());
+    Ok(())
+}
+
+fn a_type_that_the_table_lacks() -> Result<()> {
+    let world = World::new("m5.large", Settings::calm())?;
+    let calls = || world.calls().get("DescribeInstanceTypes").copied().unwrap_or(0);
+    let part = |pods| Part { table: Some("instance_type\n".to_owned()), pods, ..world.part() };
+    // Three ENIs of ten addresses, as EC2 has it.
+    let told = world.run(&part(0..20))?;
+    ensure!(told.addresses.len() == 20 && told.enis == 3, "{told:?}");
+    ensure!(calls() == 1, "{} calls", calls());
+    let told = world.run(&part(20..22))?;
+    ensure!(told.addresses.len() == 2 && calls() == 1, "after a restart: {} calls, {told:?}", calls());
     Ok(())
 }
 

@@ -29,6 +29,9 @@ pub enum FailureClass {
     Bug,
 }
 
+/// The longest pause of a node that is throttled and first in line.
+const ALONE_AT_MOST: Duration = Duration::from_secs(10);
+
 impl FailureClass {
     /// Its name in metrics and events.
     pub const fn as_str(self) -> &'static str {
@@ -98,6 +101,27 @@ impl Backoff {
         let before = previous.filter(|backoff| backoff.class == class).map_or(base, |backoff| backoff.pause);
         let span = (before.as_secs_f64() * 3.0 - base.as_secs_f64()).max(0.0);
         let pause = Duration::from_secs_f64(base.as_secs_f64() + span * dice.clamp(0.0, 1.0)).min(cap);
+        Self { class, until: now + pause, pause }
+    }
+
+    /// The longest pause of [`Self::in_line`].
+    pub(crate) fn longest_in_line(retry: Duration) -> Duration {
+        ALONE_AT_MOST + retry * 2
+    }
+
+    /// The pause after one more throttled call, where the line of nodes that
+    /// wait makes it worth to wait for about `retry`.
+    ///
+    /// Nobody in line: somebody else takes the account's tokens, and one comes
+    /// by often enough to be tried for every few seconds.
+    pub fn in_line(previous: Option<&Self>, retry: Duration, now: Now, dice: f64) -> Self {
+        let class = FailureClass::Throttled;
+        let (base, _) = class.pauses();
+        let base = base + retry / 2;
+        let before = previous.filter(|backoff| backoff.class == class).map_or(base, |backoff| backoff.pause);
+        let span = (before.as_secs_f64() * 3.0 - base.as_secs_f64()).max(0.0);
+        let pause = Duration::from_secs_f64(base.as_secs_f64() + span * dice.clamp(0.0, 1.0));
+        let pause = pause.min(Self::longest_in_line(retry));
         Self { class, until: now + pause, pause }
     }
 }

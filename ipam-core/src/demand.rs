@@ -81,6 +81,12 @@ impl PoolState {
     pub fn serve(&mut self, targets: &Targets, now: Now) -> Vec<Served> {
         let mut served = Vec::new();
         while let Some(waiter) = self.waiters.front() {
+            // Taken over from the last agent while its pod asked again.
+            if let Some(grant) = self.leases.get(&waiter.key).and_then(|lease| self.grant(lease)) {
+                served.push(Served { key: waiter.key.clone(), grant, waited: now.since(waiter.since) });
+                self.waiters.pop_front();
+                continue;
+            }
             if self.leases.len() >= targets.max_pods as usize {
                 break;
             }
@@ -150,7 +156,8 @@ impl PoolState {
         if self.leases.contains_key(&key) || self.holders.contains_key(&address) {
             return false;
         }
-        let Some(eni) = self.enis.values().find(|eni| eni.carries(address)) else {
+        let Some(eni) = self.enis.values().find(|eni| eni.carries(address) && eni.attachment.is_some())
+        else {
             return false;
         };
         let lease = Lease {
@@ -183,6 +190,16 @@ impl PoolState {
 
         self.subnets.values_mut().for_each(|subnet| subnet.settle(now));
 
+        // A create in a subnet that no longer serves is not repeated: should it
+        // have been made, the next describe shows it, and it is given up.
+        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unresolved)
+            .into_iter()
+            .partition(|create| self.subnet_serves(&create.spec.subnet, targets));
+        self.unresolved = kept;
+        if !dropped.is_empty() {
+            self.resync_at(now + targets.timing.lag);
+        }
+
         let expired: std::collections::VecDeque<Waiter> = {
             let (late, rest) = self.waiters.drain(..).partition(|waiter| waiter.deadline <= now);
             self.waiters = rest;
@@ -191,12 +208,13 @@ impl PoolState {
         let expired = expired
             .into_iter()
             .map(|waiter| Expired {
-                reason: Refusal::of(self, targets, now),
+                reason: Refusal::of_wait(self, targets, waiter.since, now),
                 key: waiter.key,
                 pod: waiter.pod,
             })
             .collect();
 
+        self.recount_announced();
         let counts = self.counts(targets, now);
         let sizing = self.sizing(targets, now);
         let unmet = counts.demand() > counts.free + counts.pending;
@@ -210,6 +228,7 @@ impl PoolState {
             (true, since) => since,
             (false, _) => None,
         };
+        self.note_shortage(now);
         let quiet = self.waiters.is_empty()
             && counts.pending == 0
             && matches!(self.truth, Truth::Ec2 { .. })
@@ -228,8 +247,11 @@ impl PoolState {
     /// The free address to lease next: on the primary ENI (it can never be
     /// given back), then the fullest one; in the fullest prefix that has been
     /// begun, then among the single addresses, then in an untouched prefix.
+    /// Where no prefixes are asked for (any more), single addresses go first,
+    /// so that prefixes drain.
     fn best_free(&self, targets: &Targets, now: Now) -> Option<(EniId, IpAddr)> {
-        let free = |address: &IpAddr| !self.holders.contains_key(address) && !self.is_cooling(*address, now);
+        let unused =
+            |address: &IpAddr| !self.holders.contains_key(address) && !self.is_cooling(*address, now);
         let mut enis: Vec<(&Eni, u32)> = self
             .enis
             .values()
@@ -241,6 +263,7 @@ impl PoolState {
             (eni.owner != Owner::Primary, std::cmp::Reverse(*leased), device)
         });
         for (eni, _) in enis {
+            let free = |address: &IpAddr| unused(address) && !eni.is_suspect(*address);
             let single = eni.singles.keys().copied().find(|address| free(address));
             let prefix = eni
                 .prefixes
@@ -254,7 +277,7 @@ impl PoolState {
                 .rev()
                 .max_by_key(|(leased, _)| *leased);
             let best = match (prefix, single) {
-                (Some((leased, address)), _) if leased > 0 => Some(address),
+                (Some((leased, address)), _) if leased > 0 && targets.asks_prefixes() => Some(address),
                 (_, Some(address)) => Some(address),
                 (Some((_, address)), None) => Some(address),
                 (None, None) => None,

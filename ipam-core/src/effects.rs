@@ -6,11 +6,13 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::{Backoff, Failure, FailureClass};
+use crate::discovery::Discovery;
 use crate::eni::{Attachment, Eni, Owner, Phase};
 use crate::observe::Observation;
-use crate::plan::{Action, Operation};
-use crate::record::EniRecord;
-use crate::state::{PoolState, SubnetRecord, UnresolvedCreate};
+use crate::plan::{Action, Operation, SubnetQuery};
+use crate::record::{EniRecord, SubnetRecord};
+use crate::sizing::PREFIX_SIZE;
+use crate::state::{PoolState, UnresolvedCreate};
 use crate::targets::Targets;
 use crate::{AttachmentId, ClientToken, EniId, Now};
 
@@ -108,6 +110,8 @@ impl PoolState {
                     }
                     let (singles, prefixes) = blocks_of(eni);
                     self.doubt(&singles, &prefixes, targets, now);
+                } else {
+                    self.leaving.insert(eni, now);
                 }
             }
             _ => {}
@@ -136,6 +140,9 @@ impl PoolState {
                 self.succeeded(intent, reply, targets, now, dice)
             }
             Err(failure) => {
+                if failure.class == FailureClass::Throttled && intent.action.is_growth() {
+                    self.throttled_at = Some((operation, now));
+                }
                 self.failed(intent, failure, targets, now, dice);
                 None
             }
@@ -152,22 +159,22 @@ impl PoolState {
     ) -> Option<Observation> {
         match (intent.action, reply) {
             (Action::DescribeEnis, Reply::Enis(records)) => {
-                let spread = targets.timing.reconcile_every.mul_f64(0.75 + 0.5 * dice);
+                let spread = self.reconcile_every(&targets.timing).mul_f64(0.75 + 0.5 * dice);
                 if self.resync_at.is_some_and(|at| at <= intent.started) {
                     self.resync_at = None;
                 }
-                self.resync_at(now + spread);
+                match self.resync_until.filter(|until| *until > intent.started) {
+                    Some(until) => self.look_at(until),
+                    None => self.resync_until = None,
+                }
+                self.look_at(now + spread);
                 return Some(self.observe(&records, intent.started, targets, now));
             }
-            (Action::DescribeSubnets { .. }, Reply::Subnets(records)) => {
-                for record in records {
-                    let subnet = self.subnets.entry(record.id).or_default();
-                    subnet.cidr = record.cidr.or(subnet.cidr);
-                    subnet.told(record.available, now, dice);
-                }
+            (Action::DescribeSubnets { query }, Reply::Subnets(records)) => {
+                self.subnets_read(&query, records, now, dice);
             }
             (Action::CreateEni { spec, .. }, Reply::Created(record)) => {
-                self.subnets.entry(spec.subnet).or_default().gave(spec.want);
+                self.subnets.entry(spec.subnet).or_default().gave(spec.want, 1);
                 self.insert_created(&record, now);
             }
             (Action::Attach { eni, device_index, network_card }, Reply::Attached(id)) => {
@@ -196,15 +203,33 @@ impl PoolState {
                 }
                 if let Some(eni) = self.enis.get_mut(&eni) {
                     if let Some(subnet) = self.subnets.get_mut(&eni.subnet) {
-                        subnet.gave(want);
+                        subnet.gave(want, 0);
+                    }
+                    let blocks = singles.iter().copied().map(IpNetwork::from).chain(prefixes.iter().copied());
+                    for block in blocks {
+                        eni.suspect.remove(&block);
+                        // What an earlier describe listed says nothing about
+                        // this time.
+                        eni.listed.remove(&block);
+                        eni.doubtful.remove(&block);
                     }
                     eni.singles.extend(singles.into_iter().map(|address| (address, now)));
                     eni.prefixes.extend(prefixes.into_iter().map(|prefix| (prefix, now)));
                 }
             }
-            (Action::Unassign { singles, prefixes, .. }, _) => self.doubt(&singles, &prefixes, targets, now),
+            (Action::Unassign { eni, singles, prefixes }, _) => {
+                let subnet = self.enis.get(&eni).map(|eni| eni.subnet.clone());
+                self.put_back(subnet, &singles, &prefixes, 0);
+                self.doubt(&singles, &prefixes, targets, now);
+            }
             (Action::Detach { eni, .. }, _) => self.detached(&eni, now),
-            (Action::DeleteEni { eni }, _) => self.bury(&eni, targets, now),
+            (Action::DeleteEni { eni }, _) => {
+                if let Some((singles, prefixes)) = self.enis.get(&eni).map(blocks_of) {
+                    let subnet = self.enis.get(&eni).map(|eni| eni.subnet.clone());
+                    self.put_back(subnet, &singles, &prefixes, 1);
+                }
+                self.bury(&eni, targets, now);
+            }
             // A reply that does not belong to its action changes nothing that
             // we can name: ask EC2.
             _ => self.resync_at(now),
@@ -220,19 +245,33 @@ impl PoolState {
             FailureClass::NotFound => true,
             // No place for this ENI is no place for any other.
             FailureClass::Limit => operation != Operation::Attach,
-            FailureClass::Retry => operation == Operation::DeleteEni,
-            _ => false,
+            FailureClass::Retry => matches!(operation, Operation::DeleteEni | Operation::Modify),
+            // What may be changed may hang on the ENI's tags.
+            FailureClass::Permission => {
+                matches!(operation, Operation::Detach | Operation::DeleteEni | Operation::Modify)
+            }
+            FailureClass::Throttled => false,
+            // A wrong security group says nothing about another ENI's mark.
+            _ => operation == Operation::Modify,
         };
         let exhausted_subnet = (class == FailureClass::Exhausted && intent.action.addresses_asked() > 0)
             .then(|| self.subnet_of(&intent.action))
             .flatten();
         if let Some(subnet) = exhausted_subnet {
             let subnet = self.subnets.entry(subnet).or_default();
-            subnet.refused(intent.action.want(), failure.prefixes_only, now, dice);
+            subnet.refused(intent.action.want(), now, dice);
         } else {
             let scope = intent.action.eni().filter(|_| about_one_eni).cloned();
             let key = (operation, scope);
-            let backoff = Backoff::after(self.backoffs.get(&key), class, now, dice);
+            let previous = self.backoffs.get(&key);
+            let backoff = match self.retry_after(operation).filter(|_| class == FailureClass::Throttled) {
+                Some(retry) => Backoff::in_line(previous, retry, now, dice),
+                None => Backoff::after(previous, class, now, dice),
+            };
+            // Of two that were under way together the milder failure does not
+            // shorten the pause of the other.
+            let longer = previous.filter(|known| known.class != class && known.until > backoff.until);
+            let backoff = longer.copied().unwrap_or(backoff);
             self.backoffs.insert(key, backoff);
         }
         if failure.outcome_unknown || class == FailureClass::Limit {
@@ -242,10 +281,16 @@ impl PoolState {
                 self.doubt_since = Some(now);
             }
         }
+        if class == FailureClass::NotFound
+            && matches!(operation, Operation::Assign | Operation::Modify)
+            && let Some(known) = intent.action.eni().and_then(|eni| self.enis.get(eni))
+            && now.since(known.first_seen) >= targets.timing.lag
+        {
+            // Not lag any more: somebody else has taken it away.
+            self.resync_at(now);
+        }
         match intent.action {
-            Action::CreateEni { spec, token: Some(token) }
-                if failure.outcome_unknown || class == FailureClass::Throttled =>
-            {
+            Action::CreateEni { spec, token: Some(token) } if failure.outcome_unknown => {
                 self.unresolved.push(UnresolvedCreate { token, spec });
             }
             Action::Attach { eni, .. } => match class {
@@ -283,18 +328,65 @@ impl PoolState {
                 }
             }
             Action::DeleteEni { eni } if class == FailureClass::NotFound => self.bury(&eni, targets, now),
-            Action::DescribeSubnets { subnets } => {
-                // Where it may not be read how much is left, one at a time is
-                // asked for.
-                for id in subnets {
-                    if class != FailureClass::Throttled
-                        && let Some(subnet) = self.subnets.get_mut(&id)
-                    {
-                        subnet.not_told(now, dice);
+            Action::DescribeSubnets { query } => self.subnets_unread(&query, class, now, dice),
+            _ => {}
+        }
+    }
+
+    fn subnets_read(&mut self, query: &SubnetQuery, records: Vec<SubnetRecord>, now: Now, dice: f64) {
+        let told: Vec<_> = records.iter().map(|record| record.id.clone()).collect();
+        for record in records {
+            let subnet = self.subnets.entry(record.id.clone()).or_default();
+            subnet.told(record, now, dice);
+            if matches!(query, SubnetQuery::Discover { .. }) {
+                subnet.listed(now);
+            }
+        }
+        match query {
+            SubnetQuery::Discover { .. } => {
+                self.discovery = Discovery { read_at: Some(now), failed: false };
+            }
+            SubnetQuery::Ids(ids) => {
+                for id in ids.iter().filter(|id| !told.contains(id)) {
+                    if let Some(subnet) = self.subnets.get_mut(id) {
+                        subnet.unlisted(now, dice);
                     }
                 }
             }
-            _ => {}
+        }
+    }
+
+    /// The addresses are the subnet's again, and `overhead` beside them.
+    fn put_back(
+        &mut self,
+        subnet: Option<crate::SubnetId>,
+        singles: &[IpAddr],
+        prefixes: &[IpNetwork],
+        overhead: u32,
+    ) {
+        if let Some(subnet) = subnet.and_then(|subnet| self.subnets.get_mut(&subnet)) {
+            let blocks = u32::try_from(prefixes.len()).unwrap_or(u32::MAX).saturating_mul(PREFIX_SIZE);
+            subnet
+                .returned(u32::try_from(singles.len()).unwrap_or(u32::MAX).saturating_add(blocks) + overhead);
+        }
+    }
+
+    /// Where it may not be read how much is left, one at a time is asked for.
+    fn subnets_unread(&mut self, query: &SubnetQuery, class: FailureClass, now: Now, dice: f64) {
+        if matches!(query, SubnetQuery::Discover { .. }) {
+            self.discovery.failed = true;
+        }
+        if class == FailureClass::Throttled {
+            return;
+        }
+        for (id, subnet) in &mut self.subnets {
+            let asked = match query {
+                SubnetQuery::Ids(ids) => ids.contains(id),
+                SubnetQuery::Discover { .. } => true,
+            };
+            if asked {
+                subnet.not_told(now, dice);
+            }
         }
     }
 
@@ -310,6 +402,8 @@ impl PoolState {
         let mut eni = crate::observe::eni_from(record, Owner::Ours, now);
         eni.phase = Phase::Unattached { since: now, wanted: true };
         eni.attachment = None;
+        // A create puts the tag on in the same step.
+        eni.is_tagged = true;
         self.enis.insert(eni.id.clone(), eni);
     }
 

@@ -13,7 +13,8 @@ use crate::{AttachmentId, EniId, MacAddr, Now, SecurityGroupId, SubnetId};
 const BLOCK_WALK_LIMIT: usize = 256;
 
 /// Why an ENI is not ours to use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ForeignReason {
     /// It carries branch ENIs.
     Trunk,
@@ -25,6 +26,8 @@ pub enum ForeignReason {
     Untagged,
     /// Managed by an AWS service, or of an unknown kind.
     Managed,
+    /// On another network card than the instance's default one.
+    OtherCard,
 }
 
 /// Whose an ENI is.
@@ -109,6 +112,21 @@ pub struct Eni {
     /// Blocks that we may have given back and EC2 lists: not to be leased, but
     /// perhaps still in their slots.
     pub doubtful: BTreeSet<IpNetwork>,
+    /// A describe of this process has shown it attached.
+    pub(crate) shown_attached: bool,
+    /// Blocks that a describe of this process has shown.
+    pub(crate) listed: BTreeSet<IpNetwork>,
+    /// Blocks on which EC2's word is awaited before they are leased: a describe
+    /// has shown them and the last did not, or nobody knows what was done with
+    /// them just before this process began.
+    pub(crate) suspect: BTreeSet<IpNetwork>,
+    /// EC2 has shown our tag on it. Without (`MANAGE_UNTAGGED_ENI`) it may not
+    /// be detached or deleted: the agent's permissions end there.
+    pub(crate) is_tagged: bool,
+    /// When the first of the describes was asked for that have left it out,
+    /// one after the other. Until EC2 shows it again nothing is leased from it
+    /// and nothing asked of it.
+    pub(crate) missing_since: Option<Now>,
 }
 
 impl Eni {
@@ -130,6 +148,16 @@ impl Eni {
     /// Every address that a pod could have from this ENI.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.singles.keys().copied().chain(self.prefixes.keys().flat_map(|prefix| block(*prefix)))
+    }
+
+    /// Whether EC2's word on `address` is awaited before it is leased.
+    pub fn is_suspect(&self, address: IpAddr) -> bool {
+        self.suspect.iter().any(|block| block.contains(address))
+    }
+
+    /// Whether EC2's last describe left it out, although it was there before.
+    pub fn is_missing(&self) -> bool {
+        self.missing_since.is_some()
     }
 
     /// Whether EC2 has put `address` on this ENI.

@@ -14,12 +14,14 @@
 
 mod backoff;
 mod demand;
+mod discovery;
 mod effects;
 mod eni;
 mod ids;
 mod lease;
 mod limits;
 mod observe;
+mod pace;
 pub mod plan;
 mod record;
 mod refusal;
@@ -40,11 +42,12 @@ pub use ids::{
 pub use lease::{Grant, Lease, PodRef, SandboxKey};
 pub use limits::{CardLimit, InstanceLimits, InstanceTable, TableError};
 pub use observe::Observation;
-pub use plan::{Action, CreateSpec, Operation, Plan, Want, plan};
-pub use record::{AttachmentRecord, AttachmentStatus, EniKind, EniRecord, EniStatus, tags};
-pub use refusal::Refusal;
-pub use saved::{Saved, SavedCooling, SavedEni, SavedLease};
+pub use pace::{AccountLimits, Bucket, Lane, Line, Load, Queue, Shape, ShareError, Turn, spread_of};
+pub use plan::{Action, CreateSpec, Operation, Plan, SubnetQuery, Want, plan};
+pub use record::{AttachmentRecord, AttachmentStatus, EniKind, EniRecord, EniStatus, SubnetRecord, tags};
+pub use refusal::{Hold, Refusal};
+pub use saved::{History, Saved, SavedCooling, SavedEni, SavedLease};
 pub use sizing::Sizing;
-pub use state::{Counts, Identity, PoolState, SubnetRecord, Truth};
-pub use targets::{AllocationMode, Growth, Targets, Timing};
+pub use state::{Counts, Identity, PoolState, Truth};
+pub use targets::{AllocationMode, Growth, SubnetChoice, Targets, Timing};
 pub use time::Now;

@@ -50,7 +50,17 @@ impl InstanceLimits {
     /// sixteen) for each pod and two for host-network pods; with prefixes the
     /// recommended 110, or 250 from 31 virtual CPUs.
     pub fn max_pods(&self, prefixes: bool) -> u32 {
-        let slots = self.enis() * self.slots_per_eni();
+        self.max_pods_on(self.enis(), prefixes)
+    }
+
+    /// The same where pods have no addresses of the primary ENI (custom
+    /// networking): one ENI less.
+    pub fn max_pods_without_primary(&self, prefixes: bool) -> u32 {
+        self.max_pods_on(self.enis().saturating_sub(1), prefixes)
+    }
+
+    fn max_pods_on(&self, enis: u32, prefixes: bool) -> u32 {
+        let slots = enis * self.slots_per_eni();
         if prefixes && self.prefixes {
             let recommended = if self.vcpus <= 30 { 110 } else { 250 };
             (slots * 16 + 2).min(recommended)
@@ -171,6 +181,9 @@ mod tests {
         assert_eq!(max_pods("p5.48xlarge", false), 100);
         assert_eq!(max_pods("m5.large", true), 110);
         assert_eq!(max_pods("m5.24xlarge", true), 250);
+        let m5_large = table.find("m5.large").expect("readable").expect("known");
+        assert_eq!(m5_large.max_pods_without_primary(false), 20);
+        assert_eq!(m5_large.max_pods_without_primary(true), 110);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use crate::eni::{Attachment, Eni, ForeignReason, Owner, Phase};
 use crate::plan::Action;
 use crate::record::{AttachmentStatus, EniKind, EniRecord, EniStatus, tags};
+use crate::saved::History;
 use crate::state::{Identity, PoolState, Truth};
 use crate::targets::Targets;
 use crate::{EniId, Now, SandboxKey};
@@ -34,11 +35,13 @@ impl PoolState {
     pub fn observe(&mut self, records: &[EniRecord], asked: Now, targets: &Targets, now: Now) -> Observation {
         let mut seen = Observation::default();
         let lag = targets.timing.lag;
-        let first = self.truth == Truth::Unknown || self.truth == Truth::Checkpoint;
+        // When what this describe leaves open can be told.
+        let mut again = Vec::new();
         let fresh = |at: Now| at + lag > asked;
+        let mut listed = BTreeSet::new();
 
         for record in records {
-            let Some(owner) = classify(record, &self.identity) else {
+            let Some(owner) = classify(record, &self.identity, targets.limits.default_card) else {
                 continue;
             };
             if self.buried.contains_key(&record.id) {
@@ -55,64 +58,124 @@ impl PoolState {
                     let mut eni = eni_from(record, owner, now);
                     eni.singles.clear();
                     eni.prefixes.clear();
+                    if let Some(since) = self.leaving.remove(&record.id)
+                        && eni.is_attached()
+                    {
+                        eni.phase = Phase::Draining { since };
+                    }
                     eni
                 }
             };
             eni.owner = owner;
+            eni.is_tagged = has_our_tag(record, &self.identity);
+            eni.missing_since = None;
+            listed.insert(record.id.clone());
             if !busy {
                 eni.groups.clone_from(&record.groups);
                 follow_phase(&mut eni, record, fresh, now);
+                if let (Phase::Attached { since }, false) = (eni.phase, is_attached(record)) {
+                    again.push(since + lag);
+                }
             }
-            self.follow_addresses(&mut eni, record, asked, first, targets, &mut seen, now);
+            again.extend(self.follow_addresses(&mut eni, record, asked, targets, &mut seen, now));
             self.enis.insert(eni.id.clone(), eni);
         }
 
-        let listed: Vec<&EniId> = records.iter().map(|record| &record.id).collect();
-        let vanished: Vec<EniId> = self
-            .enis
-            .values()
-            .filter(|eni| !listed.contains(&&eni.id) && !fresh(eni.first_seen) && !self.is_busy(&eni.id))
-            .map(|eni| eni.id.clone())
-            .collect();
-        for id in vanished {
-            for lease in self.leases.values().filter(|lease| lease.eni == id) {
-                seen.contradicted.push((lease.address, lease.key.clone()));
-            }
-            self.forget(&id);
-            seen.lost.push(id);
-        }
+        again.extend(self.follow_missing(&listed, asked, targets, &mut seen));
         if self.doubt_since.is_some_and(|since| since <= asked) {
             self.doubt_since = None;
         }
         self.truth = Truth::Ec2 { at: asked };
-        self.history_known = true;
-        let undecided = self.enis.values().filter_map(|eni| match eni.phase {
+        if self.history == History::Unknown {
+            self.history = History::UnknownBefore(now);
+        }
+        again.extend(self.enis.values().filter_map(|eni| match eni.phase {
             Phase::Draining { since } if !self.is_busy(&eni.id) => Some(since + lag),
             _ => None,
-        });
-        if let Some(at) = undecided.min() {
-            self.resync_at(at);
+        }));
+        for at in again {
+            self.resync_at(at.max(now));
         }
-        for eni in self.enis.values() {
+        for eni in self.enis.values().filter(|eni| !matches!(eni.owner, Owner::Foreign(_))) {
             self.subnets.entry(eni.subnet.clone()).or_default();
         }
         seen
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one step of observe, split off for length; nobody else calls it"
-    )]
+    /// Forgets ENIs that EC2 does not list any more. One answer that leaves
+    /// out an ENI with pods on it, or with a link on the host, is no proof: a
+    /// second one, later than EC2 can lag, is. Against a link that is there
+    /// while pods use it no answer is. Returns when the next word is wanted.
+    fn follow_missing(
+        &mut self,
+        listed: &BTreeSet<EniId>,
+        asked: Now,
+        targets: &Targets,
+        seen: &mut Observation,
+    ) -> Vec<Now> {
+        let lag = targets.timing.lag;
+        let mut again = Vec::new();
+        let absent: Vec<EniId> = self
+            .enis
+            .values()
+            .filter(|eni| !listed.contains(&eni.id) && eni.first_seen + lag <= asked)
+            .filter(|eni| !self.is_busy(&eni.id))
+            .map(|eni| eni.id.clone())
+            .collect();
+        for id in absent {
+            let Some(eni) = self.enis.get(&id) else { continue };
+            let is_linked = self.is_linked(eni);
+            let leases: Vec<(IpAddr, SandboxKey)> = self
+                .leases
+                .values()
+                .filter(|lease| lease.eni == id)
+                .map(|lease| (lease.address, lease.key.clone()))
+                .collect();
+            let since = eni.missing_since.unwrap_or(asked);
+            let is_sure = since + lag <= asked || (leases.is_empty() && !is_linked);
+            // The instance's first ENI cannot be taken away.
+            let stays = is_linked && (!leases.is_empty() || eni.owner == Owner::Primary);
+            if is_sure {
+                seen.contradicted.extend(leases);
+            }
+            if is_sure && !stays {
+                self.forget(&id);
+                seen.lost.push(id);
+            } else if let Some(eni) = self.enis.get_mut(&id) {
+                eni.missing_since = Some(since);
+                let singles = eni.singles.keys().copied().map(IpNetwork::from);
+                eni.suspect.extend(singles.chain(eni.prefixes.keys().copied()));
+                again.extend((!is_sure).then_some(since + lag));
+            }
+        }
+        again
+    }
+
+    /// Returns when EC2's next word is wanted on what this one leaves open.
     fn follow_addresses(
         &mut self,
         eni: &mut Eni,
         record: &EniRecord,
         asked: Now,
-        first: bool,
         targets: &Targets,
         seen: &mut Observation,
         now: Now,
-    ) {
+    ) -> Vec<Now> {
+        let mut again = Vec::new();
+        let lag = targets.timing.lag;
+        // Whether nobody remembers who had what is found, and until when; and
+        // whether what we gave back just before our start could still be shown.
+        let hold = lag.min(targets.cooldown);
+        let (strange, stale) = match self.history {
+            History::Known => (false, None),
+            History::Unknown => (true, Some(now + hold)),
+            History::UnknownBefore(at) => (asked < at + lag, Some(at + hold).filter(|until| asked < *until)),
+        };
+        // A fresh node's ENI carries nothing that could be taken back: 5,000
+        // second looks are four minutes of the account's bucket.
+        if !record.singles.is_empty() || !record.prefixes.is_empty() {
+            again.extend(stale);
+        }
         let being_returned = |block: IpNetwork| {
             self.intents.values().any(|intent| match &intent.action {
                 Action::Unassign { singles, prefixes, .. } => {
@@ -141,8 +204,9 @@ impl PoolState {
             if !is_known && being_returned(*block) {
                 continue;
             }
-            if !is_known && self.gone.contains_key(block) {
+            if !is_known && let Some(until) = self.gone.get(block) {
                 eni.doubtful.insert(*block);
+                again.push(*until);
                 continue;
             }
             let fresh = match host(*block) {
@@ -151,8 +215,10 @@ impl PoolState {
             };
             if fresh {
                 seen.adopted += 1;
-                if first && !self.history_known {
-                    // Nobody remembers who had it and until when.
+                if stale.is_some() {
+                    eni.suspect.insert(*block);
+                }
+                if strange {
                     let until = now + targets.cooldown;
                     for address in crate::eni::block(*block) {
                         if !self.holders.contains_key(&address) {
@@ -163,7 +229,15 @@ impl PoolState {
             }
         }
         for (block, confirmed) in known {
-            if listed.contains(&block) || confirmed + targets.timing.lag > asked {
+            if listed.contains(&block) {
+                continue;
+            }
+            if confirmed + lag > asked {
+                // EC2's lag, or it has been taken away.
+                again.push(confirmed + lag);
+                if eni.listed.contains(&block) {
+                    eni.suspect.insert(block);
+                }
                 continue;
             }
             match host(block) {
@@ -174,6 +248,8 @@ impl PoolState {
                     eni.prefixes.remove(&block);
                 }
             }
+            eni.suspect.remove(&block);
+            eni.listed.remove(&block);
             seen.dropped += 1;
             seen.contradicted.extend(
                 self.holders
@@ -182,7 +258,23 @@ impl PoolState {
                     .map(|(address, key)| (*address, key.clone())),
             );
         }
+        eni.listed.extend(&listed);
+        let attached = is_attached(record);
+        if stale.is_none() && attached {
+            eni.suspect.retain(|block| !listed.contains(block));
+        }
+        if !attached && eni.is_attached() && eni.shown_attached {
+            // It was attached and is not any more; or this describe is older
+            // than the one that showed it.
+            eni.suspect.extend(&listed);
+        }
+        eni.shown_attached |= attached;
+        again
     }
+}
+
+fn is_attached(record: &EniRecord) -> bool {
+    matches!(phase_of(record, Now::default()), Phase::Attached { .. })
 }
 
 /// The address of a single-address block.
@@ -192,13 +284,12 @@ fn host(block: IpNetwork) -> Option<IpAddr> {
 }
 
 /// Whose ENI it is; `None` when it has nothing to do with this instance.
-fn classify(record: &EniRecord, identity: &Identity) -> Option<Owner> {
+fn classify(record: &EniRecord, identity: &Identity, default_card: u32) -> Option<Owner> {
     let attached_here = record
         .attachment
         .as_ref()
         .is_some_and(|attachment| attachment.instance.as_ref() == Some(&identity.instance));
-    let tag = record.tags.get(tags::INSTANCE_ID);
-    let tagged_ours = tag.is_some_and(|id| id == identity.instance.as_str());
+    let tagged_ours = has_our_tag(record, identity);
     if !attached_here {
         // Attached to another instance, or unattached and not of our making.
         let free = record.attachment.is_none() || record.status == EniStatus::Available;
@@ -207,20 +298,29 @@ fn classify(record: &EniRecord, identity: &Identity) -> Option<Owner> {
             None => Owner::Ours,
         });
     }
+    let attachment = record.attachment.as_ref();
+    let on_default_card = attachment.is_some_and(|attachment| attachment.network_card == default_card);
+    // The node's own link, whatever its kind (EFA instances have an EFA there)
+    // and its tags: without it there is no node. aws-node does the same.
+    if on_default_card && attachment.is_some_and(|attachment| attachment.device_index == 0) {
+        return Some(Owner::Primary);
+    }
     if let Some(reason) = foreign(record) {
         return Some(Owner::Foreign(reason));
     }
-    let is_primary = record
-        .attachment
-        .as_ref()
-        .is_some_and(|attachment| attachment.device_index == 0 && attachment.network_card == 0);
-    Some(if is_primary {
-        Owner::Primary
-    } else if tagged_ours || (identity.manage_untagged && tag.is_none()) {
+    if !on_default_card {
+        return Some(Owner::Foreign(ForeignReason::OtherCard));
+    }
+    Some(if tagged_ours || (identity.manage_untagged && !record.tags.contains_key(tags::INSTANCE_ID)) {
         Owner::Ours
     } else {
         Owner::Foreign(ForeignReason::Untagged)
     })
+}
+
+/// Whether an agent of this instance made it.
+fn has_our_tag(record: &EniRecord, identity: &Identity) -> bool {
+    record.tags.get(tags::INSTANCE_ID).is_some_and(|id| id == identity.instance.as_str())
 }
 
 fn foreign(record: &EniRecord) -> Option<ForeignReason> {
@@ -250,6 +350,11 @@ pub(crate) fn eni_from(record: &EniRecord, owner: Owner, now: Now) -> Eni {
         singles: record.singles.iter().map(|single| (*single, now)).collect(),
         prefixes: record.prefixes.iter().map(|prefix| (*prefix, now)).collect(),
         doubtful: BTreeSet::new(),
+        shown_attached: false,
+        listed: BTreeSet::new(),
+        suspect: BTreeSet::new(),
+        is_tagged: false,
+        missing_since: None,
     }
 }
 

@@ -25,6 +25,12 @@ pub mod tags {
     /// The client token of the create call, so that a replay after a crash
     /// finds what it made without creating again.
     pub const INTENT: &str = "tidepool.dev/intent";
+    /// On a subnet: "0" keeps pods out of it; any other value lets them in,
+    /// where it is not the node's own subnet, which needs no tag.
+    pub const SUBNET_ROLE: &str = "kubernetes.io/role/cni";
+    /// The beginning of a subnet tag's key; a cluster's name follows. A
+    /// subnet with such tags serves the clusters that they name.
+    pub const SUBNET_CLUSTER_PREFIX: &str = "cni.networking.k8s.aws/cluster/";
 }
 
 /// The kind of an ENI.
@@ -81,6 +87,23 @@ pub struct AttachmentRecord {
     pub status: AttachmentStatus,
     /// Whether EC2 deletes the ENI with the instance.
     pub delete_on_termination: bool,
+}
+
+/// One subnet as EC2 describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubnetRecord {
+    /// Its id.
+    pub id: SubnetId,
+    /// Its IPv4 block.
+    pub cidr: Option<IpNetwork>,
+    /// Addresses that EC2 says are free.
+    pub available: u32,
+    /// Its availability zone's name.
+    pub zone: Option<String>,
+    /// Its VPC's id.
+    pub vpc: Option<String>,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// One ENI as EC2 describes it.

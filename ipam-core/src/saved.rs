@@ -6,15 +6,41 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::eni::{Attachment, Eni, Owner, Phase};
+use crate::eni::{Attachment, Eni, ForeignReason, Owner, Phase};
 use crate::lease::{Lease, PodRef, SandboxKey};
 use crate::state::PoolState;
 use crate::{EniId, MacAddr, Now, SecurityGroupId, SubnetId};
+
+/// Whether it is remembered who had which address, and until when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum History {
+    /// Nothing is: no checkpoint of this boot was found, and no describe seen.
+    #[default]
+    Unknown,
+    /// Nothing was when the first describe was taken in, then. What it showed
+    /// cools down and is looked at once more before it is leased, and so is
+    /// what others show that may still lag behind that moment.
+    UnknownBefore(Now),
+    /// Since this kernel booted, or longer than a cooldown ago.
+    Known,
+}
+
+impl History {
+    /// What a checkpoint without the field means: it was written by a version
+    /// that kept one only once it knew.
+    fn known() -> Self {
+        Self::Known
+    }
+}
 
 /// Leases, cooldowns, and what EC2 has confirmed since this boot.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
+    /// Whether the rest is all that there is to remember.
+    #[serde(default = "History::known")]
+    pub history: History,
     /// Every lease, provisional ones included.
     pub leases: Vec<SavedLease>,
     /// Addresses that rest.
@@ -25,8 +51,8 @@ pub struct Saved {
     /// ENIs deleted lately: likewise.
     #[serde(default)]
     pub buried: Vec<(EniId, Now)>,
-    /// ENIs that are ours, with their confirmed addresses: served
-    /// when EC2 cannot be asked.
+    /// ENIs that are ours, or were when their pods began, with their confirmed
+    /// addresses: served when EC2 cannot be asked.
     pub enis: Vec<SavedEni>,
 }
 
@@ -65,6 +91,15 @@ pub struct SavedEni {
     pub mac: MacAddr,
     /// Whether it is the instance's first.
     pub primary: bool,
+    /// Why it is not ours any more; only its pods' routes are kept.
+    #[serde(default)]
+    pub foreign: Option<ForeignReason>,
+    /// Whether EC2 has shown our tag on it.
+    #[serde(default)]
+    pub tagged: bool,
+    /// Since when EC2 leaves it out, if it does.
+    #[serde(default)]
+    pub missing_since: Option<Now>,
     /// Its subnet.
     pub subnet: SubnetId,
     /// The subnet's block, where it is known.
@@ -84,12 +119,16 @@ pub struct SavedEni {
     pub singles: Vec<(IpAddr, Now)>,
     /// Prefixes and when EC2 confirmed them.
     pub prefixes: Vec<(IpNetwork, Now)>,
+    /// Blocks on which EC2's word is awaited before they are leased.
+    #[serde(default)]
+    pub suspect: Vec<IpNetwork>,
 }
 
 impl PoolState {
     /// What is to be written down now.
     pub fn save(&self) -> Saved {
         Saved {
+            history: self.history,
             leases: self
                 .leases
                 .values()
@@ -114,13 +153,18 @@ impl PoolState {
     }
 
     fn save_eni(&self, eni: &Eni) -> Option<SavedEni> {
-        if matches!(eni.owner, Owner::Foreign(_)) {
-            return None;
-        }
+        let foreign = match eni.owner {
+            Owner::Foreign(_) if self.leased_on(eni) == 0 => return None,
+            Owner::Foreign(reason) => Some(reason),
+            Owner::Primary | Owner::Ours => None,
+        };
         Some(SavedEni {
             id: eni.id.clone(),
             mac: eni.mac,
             primary: eni.owner == Owner::Primary,
+            foreign,
+            tagged: eni.is_tagged,
+            missing_since: eni.missing_since,
             subnet: eni.subnet.clone(),
             subnet_cidr: self.subnet_cidr(&eni.subnet),
             primary_ip: eni.primary_ip,
@@ -130,6 +174,7 @@ impl PoolState {
             first_seen: eni.first_seen,
             singles: eni.singles.iter().map(|(a, at)| (*a, *at)).collect(),
             prefixes: eni.prefixes.iter().map(|(p, at)| (*p, *at)).collect(),
+            suspect: eni.suspect.iter().copied().collect(),
         })
     }
 
@@ -138,14 +183,20 @@ impl PoolState {
     /// so it cools down when it is released. Two leases of one address cannot
     /// have been written; should a file hold them, the first stays.
     pub fn restore(&mut self, saved: Saved) {
-        self.history_known = true;
+        if self.history == History::Unknown {
+            self.history = saved.history;
+        }
         for eni in saved.enis {
             let state = self.subnets.entry(eni.subnet.clone()).or_default();
             state.cidr = state.cidr.or(eni.subnet_cidr);
             let known = Eni {
                 id: eni.id.clone(),
                 mac: eni.mac,
-                owner: if eni.primary { Owner::Primary } else { Owner::Ours },
+                owner: match eni.foreign {
+                    Some(reason) => Owner::Foreign(reason),
+                    None if eni.primary => Owner::Primary,
+                    None => Owner::Ours,
+                },
                 subnet: eni.subnet,
                 primary_ip: eni.primary_ip,
                 groups: eni.groups.into_iter().collect(),
@@ -155,6 +206,11 @@ impl PoolState {
                 singles: eni.singles.into_iter().collect(),
                 prefixes: eni.prefixes.into_iter().collect(),
                 doubtful: BTreeSet::new(),
+                shown_attached: false,
+                listed: BTreeSet::new(),
+                suspect: eni.suspect.into_iter().collect(),
+                is_tagged: eni.tagged,
+                missing_since: eni.missing_since,
             };
             self.enis.insert(eni.id, known);
         }

@@ -8,10 +8,13 @@ use ipnetwork::IpNetwork;
 
 use crate::backoff::Backoff;
 use crate::demand::Waiter;
+use crate::discovery::Discovery;
 use crate::effects::{Intent, IntentId};
 use crate::eni::{Eni, Owner, Phase};
-use crate::lease::{Grant, Lease, SandboxKey};
-use crate::plan::{CreateSpec, Operation};
+use crate::lease::{Grant, Lease, PodRef, SandboxKey};
+use crate::pace::Pace;
+use crate::plan::{Action, CreateSpec, Operation};
+use crate::saved::History;
 use crate::sizing::Sizing;
 use crate::subnet::SubnetState;
 use crate::targets::Targets;
@@ -39,17 +42,6 @@ pub enum Truth {
         /// When it was asked for.
         at: Now,
     },
-}
-
-/// What is known of a subnet.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SubnetRecord {
-    /// Its id.
-    pub id: SubnetId,
-    /// Its IPv4 block.
-    pub cidr: Option<IpNetwork>,
-    /// Addresses that EC2 says are free.
-    pub available: u32,
 }
 
 /// Addresses counted by what they are good for.
@@ -122,10 +114,19 @@ impl SurplusWindow {
         self.steps.front().map_or(0, |(_, surplus)| *surplus)
     }
 
-    /// When [`Self::least`] grows by time alone.
+    /// Whether more than [`Self::least`] is about to have been surplus for
+    /// `span`: then what is given back in one go is given back in fewer calls.
+    /// It is waited for as long again, no longer.
+    pub(crate) fn is_rising(&self, now: Now, span: Duration) -> bool {
+        let since = self.steps.front().map_or(self.since, |(begun, _)| (*begun).max(self.since));
+        self.steps.len() > 1 && now.since(since) < span * 2
+    }
+
+    /// When [`Self::least`] grows by time alone, or a rise has been waited for
+    /// long enough.
     pub(crate) fn next_change(&self, span: Duration) -> impl Iterator<Item = Now> + '_ {
-        let steps = self.steps.iter().skip(1).map(|(begun, _)| *begun);
-        std::iter::once(self.since).chain(steps).map(move |begun| begun + span)
+        let steps = self.steps.iter().map(|(begun, _)| *begun);
+        std::iter::once(self.since).chain(steps).flat_map(move |begun| [begun + span, begun + span * 2])
     }
 }
 
@@ -150,24 +151,35 @@ pub struct PoolState {
     pub(crate) gone: BTreeMap<IpNetwork, Now>,
     /// ENIs deleted lately, which a describe may list still.
     pub(crate) buried: BTreeMap<EniId, Now>,
+    /// ENIs that an earlier process was detaching and of which no more is
+    /// known; a describe may show them attached still.
+    pub(crate) leaving: BTreeMap<EniId, Now>,
     /// Links that the kernel shows, with the host's routes for them in place.
     pub(crate) links: BTreeSet<MacAddr>,
     pub(crate) waiters: VecDeque<Waiter>,
     pub(crate) announced: u32,
+    pub(crate) announced_pods: Option<Vec<PodRef>>,
     pub(crate) intents: BTreeMap<IntentId, Intent>,
     pub(crate) unresolved: Vec<UnresolvedCreate>,
     pub(crate) subnets: BTreeMap<SubnetId, SubnetState>,
+    pub(crate) discovery: Discovery,
     pub(crate) backoffs: BTreeMap<(Operation, Option<EniId>), Backoff>,
     pub(crate) resync_at: Option<Now>,
+    /// The last call of growth that was throttled, and when.
+    pub(crate) throttled_at: Option<(Operation, Now)>,
     /// Since when the outcome of some call is not known; no ENI is created
     /// until a later describe has told.
     pub(crate) doubt_since: Option<Now>,
     pub(crate) demand_since: Option<Now>,
     pub(crate) short_since: Option<Now>,
     pub(crate) surplus: Option<SurplusWindow>,
-    /// Whether the address history of this boot is known (a checkpoint was
-    /// read); if not, what the first describe finds cools down from then.
-    pub(crate) history_known: bool,
+    /// Our turn among all the nodes that need EC2.
+    pub(crate) pace: Pace,
+    /// Whether the addresses' history of this boot is known.
+    pub(crate) history: History,
+    /// The last moment for which a describe is wanted: one that was asked for
+    /// earlier does not do.
+    pub(crate) resync_until: Option<Now>,
     pub(crate) token_seed: String,
     pub(crate) next_intent: u64,
 }
@@ -185,19 +197,25 @@ impl PoolState {
             cooling: BTreeMap::new(),
             gone: BTreeMap::new(),
             buried: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             links: BTreeSet::new(),
             waiters: VecDeque::new(),
             announced: 0,
+            announced_pods: None,
             intents: BTreeMap::new(),
             unresolved: Vec::new(),
             subnets: BTreeMap::new(),
+            discovery: Discovery::default(),
             backoffs: BTreeMap::new(),
             resync_at: Some(Now::default()),
+            throttled_at: None,
             doubt_since: None,
             demand_since: None,
             short_since: None,
             surplus: None,
-            history_known: false,
+            pace: Pace::default(),
+            history: History::Unknown,
+            resync_until: None,
             token_seed: token_seed.into(),
             next_intent: 0,
         }
@@ -258,7 +276,7 @@ impl PoolState {
 
     /// EC2 does not answer: what the checkpoint holds is served until it does.
     pub fn trust_checkpoint(&mut self) {
-        if self.truth == Truth::Unknown && self.history_known {
+        if self.truth == Truth::Unknown && self.history != History::Unknown {
             self.truth = Truth::Checkpoint;
         }
     }
@@ -283,10 +301,18 @@ impl PoolState {
     /// says: known before the first ADD arrives.
     pub fn announce(&mut self, pods_without_address: u32) {
         self.announced = pods_without_address;
+        self.announced_pods = None;
     }
 
-    /// Truth is to be read again at `at`, or earlier if that is set already.
+    /// Truth is to be read again at `at`; an earlier reading that is wanted
+    /// already does not do instead.
     pub fn resync_at(&mut self, at: Now) {
+        self.resync_until = self.resync_until.max(Some(at));
+        self.look_at(at);
+    }
+
+    /// Truth is to be read again at `at`, or earlier.
+    pub(crate) fn look_at(&mut self, at: Now) {
         self.resync_at = Some(self.resync_at.map_or(at, |set| set.min(at)));
     }
 
@@ -300,17 +326,21 @@ impl PoolState {
         };
         let mut free = 0;
         for eni in self.enis.values() {
-            if !eni.is_managed(targets.use_primary) {
+            if matches!(eni.owner, Owner::Foreign(_)) {
                 continue;
             }
+            // On one that drains nothing is free, or will be.
+            let serves = self.serves(eni, targets);
             let leasable = self.is_leasable(eni, targets);
             let arriving = self.is_arriving(eni, targets, now);
             for address in eni.addresses() {
                 counts.total += 1;
-                if self.holders.contains_key(&address) {
+                if !serves || self.holders.contains_key(&address) {
                     continue;
                 } else if self.is_cooling(address, now) {
                     counts.cooling += 1;
+                } else if eni.is_suspect(address) {
+                    continue;
                 } else if leasable {
                     free += 1;
                 } else if arriving {
@@ -319,10 +349,19 @@ impl PoolState {
             }
         }
         for intent in self.intents.values() {
-            counts.pending += intent.action.addresses_asked();
+            let serves = match &intent.action {
+                Action::CreateEni { spec, .. } => self.subnet_serves(&spec.subnet, targets),
+                Action::Assign { eni, .. } => self.enis.get(eni).is_some_and(|eni| self.serves(eni, targets)),
+                _ => false,
+            };
+            if serves {
+                counts.pending += intent.action.addresses_asked();
+            }
         }
         for create in &self.unresolved {
-            counts.pending += create.spec.want.addresses();
+            if self.subnet_serves(&create.spec.subnet, targets) {
+                counts.pending += create.spec.want.addresses();
+            }
         }
         let room = targets.max_pods.saturating_sub(counts.leased + counts.pending);
         counts.free = free.min(room);
@@ -341,10 +380,7 @@ impl PoolState {
 
     /// Whether addresses of `eni` may be leased.
     pub(crate) fn is_leasable(&self, eni: &Eni, targets: &Targets) -> bool {
-        self.truth != Truth::Unknown
-            && eni.is_managed(targets.use_primary)
-            && eni.is_attached()
-            && self.is_linked(eni)
+        self.truth != Truth::Unknown && self.serves(eni, targets) && eni.is_attached() && self.is_linked(eni)
     }
 
     /// Whether addresses of `eni` are about to become leasable.
@@ -373,17 +409,40 @@ impl PoolState {
         self.intents.values().any(|intent| intent.action.eni() == Some(eni))
     }
 
+    /// Whether nothing is to be planned for `eni` now: some action on it is
+    /// under way, or EC2 has left it out and is asked again.
+    pub(crate) fn is_untouchable(&self, eni: &Eni) -> bool {
+        eni.is_missing() || self.is_busy(&eni.id)
+    }
+
     /// Addresses of `eni` in the hands of sandboxes.
     pub(crate) fn leased_on(&self, eni: &Eni) -> u32 {
         let count = self.leases.values().filter(|lease| lease.eni == eni.id).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Whether `operation` (on `eni`, where that matters) must rest.
+    /// Until when `operation` on `eni` must rest, and whether it must on any.
+    pub(crate) fn rest_of(&self, operation: Operation, eni: &EniId, now: Now) -> Option<(Now, bool)> {
+        let until = |key| self.backoffs.get(&key).map(|backoff| backoff.until);
+        let everywhere = until((operation, None)).max(self.turn(operation, now));
+        let here = until((operation, Some(eni.clone())));
+        match (everywhere, here) {
+            (Some(all), Some(one)) if one > all => Some((one, false)),
+            (Some(all), _) => Some((all, true)),
+            (None, Some(one)) => Some((one, false)),
+            (None, None) => None,
+        }
+        .filter(|(until, _)| *until > now)
+    }
+
+    /// Whether `operation` (on `eni`, where that matters) must rest, after a
+    /// failure or because others are before us.
     pub(crate) fn rests(&self, operation: Operation, eni: Option<&EniId>, now: Now) -> bool {
         let resting = |key: &(Operation, Option<EniId>)| {
             self.backoffs.get(key).is_some_and(|backoff| backoff.until > now)
         };
-        resting(&(operation, None)) || eni.is_some_and(|eni| resting(&(operation, Some(eni.clone()))))
+        resting(&(operation, None))
+            || eni.is_some_and(|eni| resting(&(operation, Some(eni.clone()))))
+            || self.turn(operation, now).is_some()
     }
 }

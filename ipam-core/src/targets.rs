@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::{InstanceLimits, SecurityGroupId, SubnetId};
+use crate::{AccountLimits, Hold, InstanceLimits, SecurityGroupId, SubnetId};
 
 /// How addresses are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +70,26 @@ impl Default for Timing {
     }
 }
 
+/// Which subnets pods' addresses come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SubnetChoice {
+    /// These, in order of preference: the node's own, or an ENIConfig's.
+    Fixed(Vec<SubnetId>),
+    /// Those of the node's VPC and zone that their tags offer to pods; most
+    /// free addresses first (`ENABLE_SUBNET_DISCOVERY`).
+    Discover {
+        /// The node's VPC.
+        vpc: String,
+        /// The node's availability zone.
+        zone: String,
+        /// The primary ENI's subnet; it needs no tag.
+        node_subnet: SubnetId,
+        /// The cluster's name; without it the subnets' cluster tags are not
+        /// looked at.
+        cluster: Option<String>,
+    },
+}
+
 /// The pool's targets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Targets {
@@ -96,14 +116,19 @@ pub struct Targets {
     /// Whether pods may have addresses of the primary ENI; not so with
     /// custom networking.
     pub use_primary: bool,
-    /// Subnets for new ENIs, in order of preference.
-    pub subnets: Vec<SubnetId>,
+    /// Where pods' addresses come from.
+    pub subnet_choice: SubnetChoice,
     /// Security groups of our ENIs; empty: those of the primary ENI.
     pub security_groups: BTreeSet<SecurityGroupId>,
     /// How far the pool may change its ENIs and addresses.
     pub growth: Growth,
+    /// Why `growth` is [`Growth::None`], for those who are refused.
+    pub hold: Option<Hold>,
     /// The pool's patience.
     pub timing: Timing,
+    /// The cluster's share of the account's request rates
+    /// (`TIDEPOOL_EC2_RATE_SCALE`).
+    pub account: AccountLimits,
 }
 
 impl Targets {
@@ -121,10 +146,12 @@ impl Targets {
             cooldown: Duration::from_secs(30),
             limits,
             use_primary: true,
-            subnets: vec![subnet],
+            subnet_choice: SubnetChoice::Fixed(vec![subnet]),
             security_groups: BTreeSet::new(),
             growth: Growth::Normal,
+            hold: None,
             timing: Timing::default(),
+            account: AccountLimits::default(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
-    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteProtocol, RouteType},
 };
 
@@ -19,6 +19,9 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_PROTOCOL: u16 = 12;
 const NUD_PERMANENT: u16 = 0x80;
+/// Reachable, stale, delay, probe, permanent: states in which the Ethernet
+/// address is one that the neighbour told.
+const NUD_TOLD: u16 = 0x02 | 0x04 | 0x08 | 0x10 | NUD_PERMANENT;
 /// Bytes of `struct ndmsg`.
 const HEADER_LEN: usize = 12;
 
@@ -64,18 +67,40 @@ pub fn delete(batch: &mut Batch, link: u32, address: IpAddr) {
     batch.push("remove a neighbour entry", kind::DELNEIGH, 0, &message, MISSING);
 }
 
+/// Lets the kernel ask for the Ethernet address of `address` on the link, as it
+/// does before it sends there; [`told`] lists the answer.
+pub fn ask(batch: &mut Batch, link: u32, address: IpAddr) {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = link;
+    message.header.kind = RouteType::Unicast;
+    message.header.flags = NeighbourFlags::Use;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    batch.push("ask for a neighbour", kind::NEWNEIGH, NLM_F_CREATE, &message, &[]);
+}
+
 /// All permanent entries of a family with an Ethernet address.
 pub fn list(socket: &mut Socket, family: Family) -> Result<Vec<Neighbour>, Error> {
+    in_states(socket, family, NUD_PERMANENT)
+}
+
+/// All entries of a family whose Ethernet address the neighbour told, or
+/// somebody set, lately or long ago.
+pub fn told(socket: &mut Socket, family: Family) -> Result<Vec<Neighbour>, Error> {
+    in_states(socket, family, NUD_TOLD)
+}
+
+fn in_states(socket: &mut Socket, family: Family, states: u16) -> Result<Vec<Neighbour>, Error> {
     let mut request = NeighbourMessage::default();
     request.header.family = family.into();
     let messages = socket.dump("list neighbour entries", kind::GETNEIGH, &request)?;
-    Ok(messages.iter().filter_map(|message| parse(&message.body)).collect())
+    Ok(messages.iter().filter_map(|message| parse(&message.body, states)).collect())
 }
 
 /// An entry from the body of an `RTM_NEWNEIGH` or `RTM_DELNEIGH`.
-fn parse(body: &[u8]) -> Option<Neighbour> {
+fn parse(body: &[u8], states: u16) -> Option<Neighbour> {
     let header = body.get(..HEADER_LEN)?;
-    if read_u16(&header[8..])? & NUD_PERMANENT == 0 {
+    if read_u16(&header[8..])? & states == 0 {
         return None;
     }
     let (mut address, mut mac, mut protocol) = (None, None, 0);

@@ -44,6 +44,8 @@ pub enum FindingReason {
     MixedBackends,
     /// A pod of this node is not known to the API: nothing passes.
     UnknownPod,
+    /// The link of a pod that ran before the agent came takes no filters: no policy holds for it.
+    NotFiltered,
 }
 
 impl FindingReason {
@@ -58,6 +60,7 @@ impl FindingReason {
             Self::ServiceConflict => "ServiceConflict",
             Self::MixedBackends => "MixedBackends",
             Self::UnknownPod => "UnknownPod",
+            Self::NotFiltered => "NotFiltered",
         }
     }
 }

@@ -4,5 +4,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apiserver;
 pub mod demo;
 pub mod house;

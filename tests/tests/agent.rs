@@ -7,18 +7,32 @@ use kernel_test::{Need, Trial, trial};
 mod commands;
 #[path = "agent/deletion.rs"]
 mod deletion;
+#[path = "agent/ec2.rs"]
+mod ec2;
 #[path = "agent/manifests.rs"]
 mod manifests;
+#[path = "agent/networking.rs"]
+mod networking;
 #[path = "agent/policy.rs"]
 mod policy;
 #[path = "agent/pool.rs"]
 mod pool;
 #[path = "agent/questions.rs"]
 mod questions;
+#[path = "agent/refusals.rs"]
+mod refusals;
 #[path = "agent/repair.rs"]
 mod repair;
 #[path = "agent/restart.rs"]
 mod restart;
+#[path = "agent/state.rs"]
+mod state;
+#[path = "agent/sweep.rs"]
+mod sweep;
+#[path = "agent/takeover.rs"]
+mod takeover;
+#[path = "agent/truth.rs"]
+mod truth;
 #[path = "agent/world.rs"]
 mod world;
 
@@ -28,8 +42,12 @@ const NEEDS: &[Need] =
 type Body = fn() -> anyhow::Result<()>;
 
 fn main() {
-    let tests: [(&str, Body); 12] = [
+    let tests: [(&str, Body); 22] = [
         ("what_a_scarce_subnet_or_a_throttle_does_is_said_and_ends", pool::scarcity),
+        ("a_refused_add_says_why_until_when_and_what_to_do", refusals::every_reason),
+        ("a_fragmented_subnet_is_refused_by_name", refusals::fragmented),
+        ("what_others_do_to_the_nodes_addresses_is_noticed", truth::behind_its_back),
+        ("a_late_metadata_service_makes_no_black_hole", truth::late_metadata),
         ("the_pool_grows_by_as_few_calls_as_can_be", pool::growth),
         ("pods_run_on_while_the_agent_is_killed_and_comes_back", restart::killed),
         ("a_pod_that_comes_while_the_agent_is_away_waits", restart::pod_meanwhile),
@@ -41,8 +59,18 @@ fn main() {
         ("readiness_waits_for_kubernetes", commands::readiness),
         ("a_second_agent_is_refused", commands::second_agent),
         ("an_uninstalled_node_is_not_ready", commands::uninstall),
+        ("pods_outlive_the_loss_of_all_state", state::lost),
+        ("a_cooldown_outlives_the_agent", state::cooldown),
+        ("state_of_a_newer_agent_is_refused_with_the_remedy", state::newer),
+        ("pods_are_repaired_and_deleted_without_the_kubernetes_api", state::without_kubernetes),
+        ("a_node_of_aws_node_is_taken_over_with_its_pods", takeover::from_incumbent),
+        ("what_a_terminated_node_left_over_is_swept_by_one_of_the_others", sweep::leaked),
     ];
     let mut trials: Vec<Trial> = tests.into_iter().map(|(name, body)| trial(name, NEEDS, body)).collect();
+    let real_api =
+        [NEEDS, &[Need::Tool("go"), Need::Tool("kubectl"), Need::Env("TIDEPOOL_APISERVER")]].concat();
+    trials.push(trial("the_sweepers_lease_works_on_a_real_kubernetes_api", &real_api, sweep::real_api));
+    trials.extend(networking::TESTS.iter().map(|(name, body)| trial(*name, NEEDS, *body)));
     let built = [Need::Env("TIDEPOOL_BIN_DIR")];
     trials.push(trial("every_fault_of_the_environment_is_told_at_once", &built, commands::bad_environment));
     kernel_test::run(trials);

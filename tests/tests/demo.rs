@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kernel_test::{Need, trial, wait_for};
+use kernel_test::{Need, trial};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use system_tests::demo::{BOUND, Demo, Traces, abandoned_folders, bin_dir, check_document};
+use system_tests::apiserver::ApiServer;
+use system_tests::demo::{Demo, Traces, abandoned_folders, check_document};
 use system_tests::house::{items, root, text};
 
 const NEEDS: &[Need] =
@@ -304,62 +304,6 @@ fn break_watches(admin: &str, over: &AtomicBool) -> u32 {
         std::thread::sleep(Duration::from_secs(2));
     }
     rounds
-}
-
-/// The real API server of the tests, as a child.
-struct ApiServer {
-    child: Child,
-    admin: String,
-    kubeconfig: PathBuf,
-}
-
-impl ApiServer {
-    fn start(kubeconfig: PathBuf) -> Result<Self> {
-        let source = PathBuf::from(std::env::var("TIDEPOOL_APISERVER")?);
-        // Beside the binaries, so that the next run finds it built.
-        let built = bin_dir()?.join("../tools/apiserver");
-        fs::create_dir_all(&built)?;
-        output(Command::new("sh").arg(source.join("build.sh")).arg(&built))?;
-        let (api, admin) = (free_port()?, free_port()?);
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(built.join("apisrv"))
-            .args(["--listen", &format!("127.0.0.1:{api}"), "--admin", &format!("127.0.0.1:{admin}")])
-            .args(["--print-ready", "--kubeconfig-out"])
-            .arg(&kubeconfig)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the API server")?;
-        let pipe = child.stdout.take();
-        let ready = wait_for("the API server is ready", BOUND, || {
-            let listens = std::net::TcpStream::connect(("127.0.0.1", admin)).is_ok();
-            (listens && kubeconfig.exists()).then_some(())
-        });
-        // Read to the end on a thread, so that a full pipe never stops it.
-        std::thread::spawn(move || {
-            let mut sink = Vec::new();
-            if let Some(mut pipe) = pipe {
-                let _ = pipe.read_to_end(&mut sink);
-            }
-        });
-        let server = Self { child, admin: format!("http://127.0.0.1:{admin}"), kubeconfig };
-        ready?;
-        Ok(server)
-    }
-}
-
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A port that nobody listens on at this moment.
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Standard output of a command; its standard error where it failed.

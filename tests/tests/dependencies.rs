@@ -10,6 +10,7 @@ use system_tests::house::{self, cargo, closure, code, members, metadata, relativ
 const ALLOWED: &[(&str, &[&str])] = &[
     ("ebpf-common", &[]),
     ("ipam-core", &[]),
+    ("ipam-sim", &["ipam-core"]),
     ("kernel-test", &[]),
     ("netlink", &[]),
     ("policy-core", &["ebpf-common"]),
@@ -196,7 +197,8 @@ fn parts_of_the_agent_keep_to_themselves() -> Result<()> {
         ("agent/src/datapath", &["ipam", "hostnet", "endpoint", "k8s", "policy", "server", "ec2"]),
         ("agent/src/endpoint", &["ec2", "k8s", "server"]),
         ("agent/src/ec2", &["ipam", "hostnet", "datapath", "endpoint", "k8s", "policy", "server"]),
-        ("agent/src/k8s", &["ipam", "hostnet", "datapath", "endpoint", "ec2", "server"]),
+        ("agent/src/k8s", &["ipam", "hostnet", "datapath", "endpoint", "ec2", "server", "sweep"]),
+        ("agent/src/sweep", &["ipam", "hostnet", "datapath", "endpoint", "k8s", "policy", "server"]),
     ];
     let mut faults = Vec::new();
     for (dir, forbidden) in rules {

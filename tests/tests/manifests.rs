@@ -20,6 +20,13 @@ fn main() {
         trial("an_unknown_field_is_found", &[Need::Python("kubernetes_validate")], an_unknown_field_is_found),
         trial("the_iam_policy_is_what_the_agent_calls", &[], the_iam_policy_is_what_the_agent_calls),
         trial("the_role_binds_what_the_daemonset_runs_as", &[], the_role_binds_what_the_daemonset_runs_as),
+        trial("the_role_reads_what_the_agent_watches", &[], the_role_reads_what_the_agent_watches),
+        trial("the_lease_is_all_that_may_be_written_again", &[], the_lease_is_all_that_may_be_written_again),
+        trial(
+            "the_definition_is_of_what_the_agent_watches",
+            &[],
+            the_definition_is_of_what_the_agent_watches,
+        ),
         trial("the_role_only_reads_but_for_events", &[], the_role_only_reads_but_for_events),
         trial("every_knob_is_one_that_the_agent_reads", &[], every_knob_is_one_that_the_agent_reads),
         trial(
@@ -122,6 +129,68 @@ fn the_role_binds_what_the_daemonset_runs_as() -> Result<()> {
     let daemonset = &found["DaemonSet"];
     ensure!(daemonset["metadata"]["namespace"] == account["namespace"]);
     ensure!(daemonset["spec"]["template"]["spec"]["serviceAccountName"] == account["name"]);
+    Ok(())
+}
+
+/// The paths of the API that an agent's sources name: `/api/v1/pods`.
+fn watched_paths() -> Result<BTreeSet<String>> {
+    let mut paths = BTreeSet::new();
+    for file in rust_files("agent/src/k8s")? {
+        if file.components().any(|part| part.as_os_str() == "tests") {
+            continue;
+        }
+        let source = code(&file)?;
+        let literals = source.split('"').skip(1).step_by(2);
+        paths.extend(
+            literals.filter(|text| text.starts_with("/api") && !text.contains('{')).map(str::to_owned),
+        );
+    }
+    Ok(paths)
+}
+
+fn the_role_reads_what_the_agent_watches() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    let mut granted = BTreeSet::new();
+    for rule in items(&found["ClusterRole"]["rules"]) {
+        if strings(&rule["verbs"]).any(|verb| verb == "watch") {
+            ensure!(strings(&rule["verbs"]).any(|verb| verb == "list"), "{rule}");
+            granted.extend(strings(&rule["resources"]).map(str::to_owned));
+        }
+    }
+    let watched: BTreeSet<String> =
+        watched_paths()?.iter().filter_map(|path| path.rsplit('/').next()).map(str::to_owned).collect();
+    ensure!(granted == watched, "granted {granted:?}, watched {watched:?}");
+    Ok(())
+}
+
+fn the_lease_is_all_that_may_be_written_again() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    for rule in items(&found["Role"]["rules"]) {
+        ensure!(strings(&rule["resources"]).eq(["leases"]), "{rule}");
+        let verbs: BTreeSet<&str> = strings(&rule["verbs"]).collect();
+        let named: Vec<&str> = strings(&rule["resourceNames"]).collect();
+        ensure!(verbs == BTreeSet::from(["create"]) || named == ["tidepool-leak-sweeper"], "{rule}");
+    }
+    let binding = &found["RoleBinding"];
+    ensure!(binding["roleRef"]["name"] == found["Role"]["metadata"]["name"]);
+    ensure!(binding["subjects"][0]["name"] == found["ServiceAccount"]["metadata"]["name"]);
+    let mut sources = String::new();
+    for file in rust_files("agent/src/sweep")? {
+        sources.push_str(&code(&file)?);
+    }
+    ensure!(sources.contains("\"tidepool-leak-sweeper\""), "the sweeper's Lease has another name");
+    Ok(())
+}
+
+fn the_definition_is_of_what_the_agent_watches() -> Result<()> {
+    let found = documents("daemonset.yaml")?;
+    let definition = &found["CustomResourceDefinition"];
+    let (group, plural) = (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["plural"]));
+    ensure!(definition["metadata"]["name"] == format!("{plural}.{group}"));
+    let version = items(&definition["spec"]["versions"]).next().context("no version")?;
+    ensure!(version["served"] == true && version["storage"] == true, "{version}");
+    let path = format!("/apis/{group}/{}/{plural}", text(&version["name"]));
+    ensure!(watched_paths()?.contains(&path), "{path} is not watched");
     Ok(())
 }
 

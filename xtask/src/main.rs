@@ -9,6 +9,7 @@ mod ebpf;
 mod process;
 mod progress;
 mod setup;
+mod sim;
 mod test;
 mod workspace;
 
@@ -43,6 +44,8 @@ enum Command {
     BuildEbpf,
     /// Two nodes, an application and its policies, in a VPC on this machine.
     Demo(demo::Options),
+    /// The pool in simulated time, beside the incumbent's on the same work.
+    Sim(sim::Options),
     /// Formats, lints and every test, those that need root and the kernel too.
     Test(test::Options),
 }
@@ -75,6 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", ebpf::build(&workspace, &tools.ebpf)?.display());
         }
         Command::Demo(options) => return demo::run(&workspace, &options),
+        Command::Sim(options) => return sim::run(&workspace, &options),
         Command::Test(options) => return test::run(&workspace, &options),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,10 +1,11 @@
 //! What must be known before anything can start. Each is asked until it answers; meanwhile `/readyz` says what
 //! is missing.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipam_core::InstanceLimits;
+use ipam_core::{InstanceLimits, InstanceTable};
 
 use crate::cause::chain;
 use crate::ec2::{Ec2, ImdsClient, ImdsFacts, limits_of};
@@ -31,14 +32,21 @@ pub(super) async fn read(readiness: &Readiness) -> (Arc<ImdsClient>, ImdsFacts) 
     }
 }
 
-/// The limits of the instance's type.
-pub(super) async fn limits(ec2: &dyn Ec2, instance_type: &str, readiness: &Readiness) -> InstanceLimits {
+/// The limits of the instance's type. `dir` keeps what EC2 says of a type that the table lacks.
+pub(super) async fn limits(
+    ec2: &dyn Ec2,
+    instance_type: &str,
+    dir: &Path,
+    readiness: &Readiness,
+) -> InstanceLimits {
+    let mut attempts = 0;
     loop {
-        match limits_of(ec2, instance_type).await {
+        match limits_of(ec2, instance_type, InstanceTable::default(), dir).await {
             Ok(limits) => return limits,
             Err(error) => {
                 readiness.lost(Part::Pool, chain(&error));
-                tokio::time::sleep(PAUSE).await;
+                attempts += 1;
+                tokio::time::sleep(error.pause(attempts, rand::random())).await;
             }
         }
     }

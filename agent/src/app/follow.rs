@@ -1,14 +1,13 @@
 //! Small loops that carry news from one part to another.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use policy_core::Finding;
-use policy_core::model::PodState;
+use tokio::time::Instant;
 
-use super::targets;
-use crate::config::Config;
-use crate::ipam::{Pool, Targets};
+use crate::ipam::Pool;
 use crate::k8s::ClusterHandle;
 use crate::metrics::Metrics;
 use crate::policy::Enforcer;
@@ -17,6 +16,11 @@ use crate::readiness::{Part, Readiness};
 
 /// What was not put in force is tried again after this long, also when nothing changes.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long a starting agent waits for the cluster to say who else needs EC2, before it asks EC2 about its ENIs.
+/// Nothing is leased before the cluster is known anyway.
+pub(super) const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two readings of the line of nodes that concern other nodes only.
+const QUEUE_PERIOD: Duration = Duration::from_millis(500);
 /// How often every link's filters are looked at: nothing announces that they are gone.
 const FILTER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -33,8 +37,8 @@ pub(super) async fn filters(enforcer: Arc<Enforcer<ClusterPort>>) -> &'static st
 pub(super) async fn pool(pool: Pool, metrics: Metrics) -> &'static str {
     let mut view = pool.view();
     loop {
-        let counts = view.borrow_and_update().counts;
-        metrics.pool(&counts);
+        let seen = view.borrow_and_update().clone();
+        metrics.pool(&seen);
         if view.changed().await.is_err() {
             return "pool metrics";
         }
@@ -52,44 +56,51 @@ pub(super) async fn readiness(readiness: Readiness, metrics: Metrics) -> &'stati
     }
 }
 
-/// Changes of the cluster: policy is compiled anew, the pool hears of the node and of pods on their way.
-pub(super) async fn cluster(
-    cluster: ClusterHandle,
-    enforcer: Arc<Enforcer<ClusterPort>>,
-    pool: Pool,
-    config: Config,
-    base: Targets,
-) -> &'static str {
+/// Changes of the cluster: policy is compiled anew.
+pub(super) async fn cluster(cluster: ClusterHandle, enforcer: Arc<Enforcer<ClusterPort>>) -> &'static str {
     let mut changes = cluster.changed();
-    let (mut node, mut told) = (None, Vec::new());
+    let mut told = HashSet::new();
     loop {
         let snapshot = changes.borrow_and_update().clone();
         enforcer.cluster_changed().await;
         tell_new(&cluster, &mut told, &snapshot.findings);
-        if let Some(facts) = &snapshot.node
-            && node.as_ref() != Some(facts)
-        {
-            pool.retarget(targets(&base, &config, facts));
-            node = Some(Arc::clone(facts));
-        }
-        let pods = snapshot.cluster.namespaces.values().flat_map(|namespace| namespace.pods.values());
-        let expected = pods.filter(|pod| {
-            pod.node.as_deref() == Some(config.node_name.as_str())
-                && !pod.host_network
-                && pod.addresses.is_empty()
-                && pod.state == PodState::Live
-        });
-        pool.announce(u32::try_from(expected.count()).unwrap_or(u32::MAX));
         if changes.changed().await.is_err() {
             return "cluster";
         }
     }
 }
 
+/// The pool hears of pods on their way, and when its turn at EC2 comes among all nodes. What concerns other nodes
+/// only is told twice a second at most.
+pub(super) async fn queue(cluster: ClusterHandle, pool: Pool) -> &'static str {
+    let mut waiting = cluster.waiting();
+    waiting.mark_changed();
+    let mut here = Vec::new();
+    let mut due = Instant::now();
+    let mut put_off = false;
+    loop {
+        tokio::select! {
+            changed = waiting.changed() => if changed.is_err() { return "queue" },
+            () = tokio::time::sleep_until(due), if put_off => {}
+        }
+        let Some(news) = waiting.borrow_and_update().clone() else { continue };
+        if here != news.here {
+            pool.announce_pods(news.here.clone());
+            here = news.here;
+        } else if Instant::now() < due {
+            put_off = true;
+            continue;
+        }
+        pool.queue(news.queue);
+        due = Instant::now() + QUEUE_PERIOD;
+        put_off = false;
+    }
+}
+
 /// Publishes the findings that were not there before: those that stand must not crowd out a pod's own Events.
-fn tell_new(cluster: &ClusterHandle, told: &mut Vec<Finding>, findings: &[Finding]) {
+fn tell_new(cluster: &ClusterHandle, told: &mut HashSet<Finding>, findings: &[Finding]) {
     cluster.publish_findings(findings.iter().filter(|finding| !told.contains(finding)));
-    *told = findings.to_vec();
+    *told = findings.iter().cloned().collect();
 }
 
 /// What the compiler found goes out as Events; what cannot be put in force makes the node unready.
@@ -98,7 +109,7 @@ pub(super) async fn policy(
     cluster: ClusterHandle,
     readiness: Readiness,
 ) -> &'static str {
-    let (mut reports, mut told) = (enforcer.report(), Vec::new());
+    let (mut reports, mut told) = (enforcer.report(), HashSet::new());
     loop {
         let report = reports.borrow_and_update().clone();
         tell_new(&cluster, &mut told, &report.findings);

@@ -1,13 +1,14 @@
 //! ENIs: from the pool's view to links with routes, and back to the pool as «this one can be leased from».
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ipam_core::MacAddr;
+use ipam_core::{MacAddr, SubnetId};
 use ipnetwork::IpNetwork;
 use netlink::Mac;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cause::chain;
@@ -20,6 +21,10 @@ use crate::readiness::{Part, Readiness};
 
 /// How often the metadata service is asked whether the VPC has got another CIDR.
 const CIDR_PERIOD: Duration = Duration::from_secs(60);
+/// How long the metadata service may take to tell the block of a subnet, which EC2 tells at the same time.
+const BLOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two attempts at that.
+const BLOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Host networking with everybody who hears of it.
 #[derive(Clone)]
@@ -30,11 +35,19 @@ pub(super) struct Keeper {
     readiness: Readiness,
     /// Secondary ENIs that the pool knows to have a link. Held for an instant.
     told: Arc<Mutex<BTreeSet<Mac>>>,
+    /// Pods whose link is gone, as of the last look.
+    vanished: watch::Sender<BTreeSet<IpAddr>>,
 }
 
 impl Keeper {
     pub(super) fn new(hostnet: HostNet, pool: Pool, metrics: Metrics, readiness: Readiness) -> Self {
-        Self { hostnet, pool, metrics, readiness, told: Arc::default() }
+        let vanished = watch::Sender::new(BTreeSet::new());
+        Self { hostnet, pool, metrics, readiness, told: Arc::default(), vanished }
+    }
+
+    /// Pods whose link is gone.
+    pub(super) fn vanished(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
+        self.vanished.subscribe()
     }
 
     /// Counts what was put back, and tells the pool which ENIs have links and routes.
@@ -51,6 +64,12 @@ impl Keeper {
             None => self.readiness.reached(Part::Host),
             Some(reason) => self.readiness.lost(Part::Host, reason),
         }
+        if let Some(refused) = &report.refused {
+            self.metrics.host_errors.inc();
+            let (error, left) = (&refused.error, &refused.left);
+            tracing::warn!(error, ?left, "the kernel refused host networking");
+        }
+        self.vanished.send_replace(vanished(&report));
         for (kind, count) in &report.repairs {
             tracing::warn!(
                 kind = kind.as_str(),
@@ -72,13 +91,27 @@ impl Keeper {
 }
 
 /// What no pod can do without.
-fn unusable(report: &Report) -> Option<&'static str> {
-    report.findings.iter().find_map(|finding| match finding {
+fn unusable(report: &Report) -> Option<String> {
+    let finding = report.findings.iter().find_map(|finding| match finding {
         hostnet::Finding::NotAsked => Some("the node's ENIs are not known yet"),
         hostnet::Finding::NoVpcCidrs => Some("no CIDR of the VPC is known"),
         // A secondary ENI without a link is not leased from; a pod without one is gone.
         hostnet::Finding::EniWithoutLink { .. } | hostnet::Finding::PodWithoutLink { .. } => None,
+    });
+    // A secondary ENI that lacks something is not leased from either.
+    let refused = report.refused.as_ref().filter(|refused| !refused.of_secondary_only);
+    finding.map(str::to_owned).or_else(|| {
+        refused.map(|refused| format!("{} ({} steps are left)", refused.error, refused.left.len()))
     })
+}
+
+/// Pods whose link is gone.
+fn vanished(report: &Report) -> BTreeSet<IpAddr> {
+    let gone = report.findings.iter().filter_map(|finding| match finding {
+        hostnet::Finding::PodWithoutLink { address, .. } => Some(*address),
+        _ => None,
+    });
+    gone.collect()
 }
 
 /// Puts back what others remove, until `stop`.
@@ -97,18 +130,22 @@ pub(super) async fn follow(
 ) -> &'static str {
     let mut view = keeper.pool.view();
     let mut vpc_cidrs = facts.vpc_cidrs.clone();
+    let mut blocks = Blocks::new();
     let mut period = tokio::time::interval(CIDR_PERIOD);
     loop {
         let current = view.borrow_and_update().clone();
-        if let Some(node) = node_net(&current, &config, &vpc_cidrs)
-            && keeper.hostnet.set_node(node)
-        {
+        let all_known = learn_blocks(&mut blocks, &current, &imds).await;
+        if let Some(node) = node_net(&current, &config, &vpc_cidrs, &blocks) {
             let hostnet = keeper.hostnet.clone();
-            let outcome = tokio::task::spawn_blocking(move || hostnet.reconcile()).await;
-            keeper.report(outcome.unwrap_or(Err(HostNetError::Cancelled)));
+            let work = move || hostnet.set_node(node).then(|| hostnet.reconcile());
+            let outcome = tokio::task::spawn_blocking(work).await;
+            if let Some(outcome) = outcome.unwrap_or(Some(Err(HostNetError::Cancelled))) {
+                keeper.report(outcome);
+            }
         }
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return "ENI links" },
+            () = tokio::time::sleep(BLOCK_PAUSE), if !all_known => {}
             _ = period.tick() => match imds.vpc_cidrs(facts.mac).await {
                 Ok(cidrs) => vpc_cidrs = cidrs,
                 Err(error) => tracing::debug!(error = chain(&error), "the VPC's CIDRs stay as they were"),
@@ -117,9 +154,31 @@ pub(super) async fn follow(
     }
 }
 
+/// Blocks of subnets, by the metadata service.
+type Blocks = BTreeMap<SubnetId, IpNetwork>;
+
+/// Asks the metadata service for blocks that EC2 has not told: an agent that may not describe subnets still has
+/// routes. Blocks of subnets never change. False while one is missing.
+async fn learn_blocks(blocks: &mut Blocks, view: &PoolView, imds: &ImdsClient) -> bool {
+    let mut all_known = true;
+    for eni in view.enis.iter().filter(|eni| eni.is_wanted_on_host() && eni.subnet_cidr.is_none()) {
+        if blocks.contains_key(&eni.subnet) {
+            continue;
+        }
+        match tokio::time::timeout(BLOCK_PATIENCE, imds.subnet_block(eni.mac)).await {
+            Ok(Ok(Some(block))) => {
+                blocks.insert(eni.subnet.clone(), block);
+            }
+            Ok(Ok(None) | Err(_)) | Err(_) => all_known = false,
+        }
+    }
+    all_known
+}
+
 /// What the host shall look like; `None` while the primary ENI is not known.
-fn node_net(view: &PoolView, config: &Config, vpc_cidrs: &[IpNetwork]) -> Option<NodeNet> {
+fn node_net(view: &PoolView, config: &Config, vpc_cidrs: &[IpNetwork], blocks: &Blocks) -> Option<NodeNet> {
     let wanted = || view.enis.iter().filter(|eni| eni.is_wanted_on_host());
+    let link = |eni| link(eni, blocks);
     let primary = wanted().find(|eni| eni.is_primary).and_then(link)?;
     Some(NodeNet {
         primary,
@@ -140,9 +199,9 @@ fn node_net(view: &PoolView, config: &Config, vpc_cidrs: &[IpNetwork]) -> Option
     })
 }
 
-/// An ENI as host networking knows it; `None` until EC2 told its subnet's block.
-fn link(eni: &EniView) -> Option<EniLink> {
-    let subnet = eni.subnet_cidr?;
+/// An ENI as host networking knows it; `None` while its subnet's block is not known.
+fn link(eni: &EniView, blocks: &Blocks) -> Option<EniLink> {
+    let subnet = eni.subnet_cidr.or_else(|| blocks.get(&eni.subnet).copied())?;
     let device_index = eni.device_index?;
     Some(EniLink {
         mac: Mac(eni.mac.0),
@@ -174,6 +233,17 @@ mod tests {
         assert!(unusable(&with(hostnet::Finding::NoVpcCidrs)).is_some());
         assert_eq!(unusable(&with(hostnet::Finding::EniWithoutLink { mac: Mac([2; 6]) })), None);
         assert_eq!(unusable(&Report::default()), None);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_counts_where_it_matters() {
+        let with = |of_secondary_only| {
+            let left = vec![hostnet::Action::RemoveTable];
+            let refused = hostnet::Refused { error: "no".into(), left, of_secondary_only };
+            Report { refused: Some(refused), ..Report::default() }
+        };
+        assert_eq!(unusable(&with(true)), None, "such an ENI is not leased from");
+        assert!(unusable(&with(false)).is_some_and(|reason| reason.starts_with("no")));
     }
 
     #[test]

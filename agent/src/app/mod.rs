@@ -1,13 +1,19 @@
 //! Puts the parts together: what starts after what, and what runs until the end.
 //!
-//! The HTTP side comes first, so that a node that cannot start says why. The conflist comes last: from that
-//! moment the runtime sends pods. Every part retries by itself; only a task that ends is fatal, and the kubelet
+//! The HTTP side comes first, so that a node that cannot start says why. Pods that run come next, their routes and
+//! their deletion, for which the Kubernetes API is not needed; then policy, for which it is, and with it new pods.
+//! The conflist comes last: from that moment the runtime sends pods. Every part retries by itself; only a task that ends is fatal, and the kubelet
 //! starts the agent anew.
 
 mod facts;
 mod follow;
+mod hint;
+mod lifecycle;
 mod links;
 mod pages;
+mod recover;
+mod targets;
+mod truth;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -15,7 +21,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use ipam_core::{AllocationMode, Growth};
 use nix::fcntl::{Flock, FlockArg};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,22 +30,25 @@ use tokio_util::sync::CancellationToken;
 use crate::cause::chain;
 use crate::config::{Config, Environment};
 use crate::datapath::Datapath;
-use crate::ec2::{AwsEc2, CallBudget, CallObserver, CallReport, Ec2, Guard};
-use crate::endpoint::{Addresses, Endpoints, Enforcement, Ports, Shape, Wiring};
+use crate::ec2::{AwsEc2, CallBudget, Ec2, EniListing, Guard};
+use crate::endpoint::{Endpoints, Ports, Shape};
 use crate::hostnet::HostNet;
-use crate::ipam::{Pool, PoolConfig, StateDirs, Targets};
-use crate::k8s::{self, ClusterHandle, NodeFacts};
+use crate::ipam::{Pool, PoolConfig, StateDirs};
+use crate::k8s::{self, ClusterHandle};
 use crate::metrics::Metrics;
 use crate::policy::Enforcer;
-use crate::ports::{ClusterPort, HostPort, KernelPort, PoolPort};
+use crate::ports::{CallPort, ClusterPort, HostPort, KernelPort, LeasePort, LeftoversPort, PoolPort, Teller};
 use crate::readiness::{Part, Readiness};
 use crate::server::{self, Server};
+use crate::sweep::{self, Sweeper};
 use crate::{http, install};
 
 /// The socket's name below the state directory.
 const SOCKET: &str = "agent.sock";
 /// Between two attempts to put the first compilation in force.
 const ACTIVATION_PAUSE: Duration = Duration::from_secs(2);
+/// Addresses for pods on an ENI of a type that is not in the table: those of most types of four virtual CPUs.
+const USUAL_SLOTS: u32 = 14;
 /// Held by the one agent of the node below the state directory.
 const LOCK: &str = "agent.lock";
 
@@ -120,11 +128,13 @@ async fn serve(
     tasks.spawn(follow::readiness(readiness.clone(), metrics.clone()));
 
     tracing::info!(config = serde_json::to_string(&config).unwrap_or_default(), "configuration");
-    let (imds, facts) = facts::read(&readiness).await;
+    let (imds, facts) = beside(tasks, facts::read(&readiness)).await?;
     let client = k8s::connect().await?;
     let options = k8s::Options {
         node: config.node_name.clone(),
+        eni_configs: config.custom_networking.is_some(),
         service_cidrs: config.service_cidrs.iter().copied().map(Into::into).collect(),
+        fleet: fleet(&config, &facts.instance_type),
         pace: k8s::WatchPace::default(),
     };
     let (cluster, driver) = k8s::start(client, options);
@@ -132,24 +142,45 @@ async fn serve(
         driver.run().await;
         "kubernetes"
     });
-    let node = facts::node(&cluster, &readiness, &config.node_name).await;
 
     let aws = AwsEc2::connect(&facts.region).await?;
-    let observer = Arc::new(Observer(metrics.clone()));
-    let ec2: Arc<dyn Ec2> = Arc::new(Guard::new(Arc::new(aws), CallBudget::default(), observer));
-    let limits = facts::limits(&*ec2, &facts.instance_type, &readiness).await;
+    let teller = Teller::new(cluster.clone(), config.node_name.clone());
+    let calls = CallPort::new(metrics.clone(), teller.clone());
+    let observer = Arc::new(calls.clone());
+    let ec2: Arc<dyn Ec2> = Arc::new(Guard::new(
+        Arc::new(aws),
+        CallBudget { account: config.ec2_share, ..CallBudget::default() },
+        observer,
+    ));
+    let limits = facts::limits(&*ec2, &facts.instance_type, &config.journal_dir, &readiness);
+    let limits = beside(tasks, limits).await?;
     let patience = config.pool.lease_patience();
-    let base = Targets::new(limits, facts.subnet.clone());
+    let (notices, notice) = beside(tasks, lifecycle::read(&imds)).await?;
+    tasks.spawn(lifecycle::follow(Arc::clone(&imds), notices));
+    let mut follower =
+        targets::Follower::new(config.clone(), limits, &facts, cluster.clone(), notice, readiness.clone());
     let pool_config = PoolConfig {
         instance: facts.instance.clone(),
-        targets: targets(&base, &config, &node),
+        targets: follower.look(),
         manage_untagged: config.manage_untagged,
         cluster: config.cluster_name.clone(),
         extra_tags: config.eni_tags.clone(),
+        queue_patience: follow::QUEUE_PATIENCE,
     };
     let dirs = StateDirs { run: config.state_dir.clone(), journal: config.journal_dir.clone() };
-    let listing = imds.clone();
-    let pool = Pool::start(pool_config, ec2, listing, &dirs)?;
+    let listing: Arc<dyn EniListing> = imds.clone();
+    let give_up_after = pool_config.targets.timing.give_up_after;
+    if let Some(settings) = sweep::Settings::new(&config, &facts.vpc, give_up_after) {
+        let sweeper = sweeper(settings, Arc::clone(&ec2), &cluster, &config.pod_namespace, &metrics);
+        tasks.spawn(async move {
+            sweeper.run().await;
+            "leak sweeper"
+        });
+    }
+    let started = recover::start_pool(&pool_config, &ec2, &listing, &dirs, &readiness);
+    let pool = beside(tasks, started).await?;
+    tasks.spawn(follow::queue(cluster.clone(), pool.clone()));
+    tasks.spawn(follower.follow(pool.clone()));
     let watched = pool.clone();
     tasks.spawn(async move {
         watched.stopped().await;
@@ -159,6 +190,7 @@ async fn serve(
     let hostnet = HostNet::open().context("host networking cannot be opened")?;
     let keeper = links::Keeper::new(hostnet.clone(), pool.clone(), metrics.clone(), readiness.clone());
     tasks.spawn(links::follow(keeper.clone(), config.clone(), Arc::clone(&imds), facts.clone()));
+    let vanished = keeper.vanished();
     tasks.spawn(links::keep(keeper, stop.clone()));
 
     let datapath = open_datapath(&config).await?;
@@ -170,27 +202,25 @@ async fn serve(
     let enforcer = Arc::new(enforcer.map_err(|error| anyhow::anyhow!("the maps cannot be read: {error}"))?);
 
     let ports = Ports {
-        addresses: Arc::new(PoolPort::new(pool.clone(), cluster.clone(), patience)),
+        addresses: Arc::new(PoolPort::new(pool.clone(), teller.clone(), calls, metrics.clone(), patience)),
         wiring: Arc::new(HostPort::new(hostnet.clone())),
         enforcement: Arc::clone(&enforcer),
     };
     let shape = Shape { veth_prefix: config.veth_prefix.clone(), pod_mtu: config.pod_mtu };
     let endpoints = Arc::new(Endpoints::new(ports, shape));
     let mut view = pool.view();
-    view.wait_for(|view| view.is_ready()).await.context("the pool ended while it started")?;
+    let read = beside(tasks, view.wait_for(|view| view.is_ready())).await?;
+    drop(read.context("the pool ended while it started")?);
+    beside(tasks, recover::recover(&endpoints, &pool, &config, &readiness)).await??;
     readiness.reached(Part::Pool);
-    restored(&endpoints).await?;
-    while let Err(refusal) = enforcer.activate().await {
-        readiness.lost(Part::Datapath, refusal.to_string());
-        tokio::time::sleep(ACTIVATION_PAUSE).await;
-    }
     // From now on a pod's route that nobody claims is a leftover.
     tokio::task::spawn_blocking(move || hostnet.pods_complete()).await?;
-
+    tasks.spawn(recover::vanished(Arc::clone(&endpoints), vanished));
+    tasks.spawn(recover::follow_enis(Arc::clone(&endpoints), pool.clone()));
     tasks.spawn(follow::pool(pool.clone(), metrics.clone()));
-    tasks.spawn(follow::cluster(cluster.clone(), Arc::clone(&enforcer), pool.clone(), config.clone(), base));
-    tasks.spawn(follow::filters(Arc::clone(&enforcer)));
-    tasks.spawn(follow::policy(Arc::clone(&enforcer), cluster.clone(), readiness.clone()));
+    let pace = truth::Pace { period: config.imds_period, lag: config.timing.lag };
+    tasks.spawn(truth::metadata(pool.clone(), Arc::clone(&imds), metrics.clone(), pace));
+    tasks.spawn(truth::contradicted(pool.clone(), teller));
     let socket = config.state_dir.join(SOCKET);
     let server =
         Server { endpoints: Arc::clone(&endpoints), readiness: readiness.clone(), metrics: metrics.clone() };
@@ -202,18 +232,62 @@ async fn serve(
         "socket"
     });
     readiness.reached(Part::Socket);
-    let filled = parts.set(Parts { config: config.clone(), pool, cluster, endpoints, enforcer, metrics });
+    let filled = parts.set(Parts {
+        config: config.clone(),
+        pool: pool.clone(),
+        cluster: cluster.clone(),
+        endpoints: Arc::clone(&endpoints),
+        enforcer: Arc::clone(&enforcer),
+        metrics,
+    });
     debug_assert!(filled.is_ok(), "set once");
 
-    tokio::select! {
-        () = readiness.wait_ready() => {}
-        ended = tasks.join_next() => return Err(ended_early(ended)),
-    }
+    // Until here nothing needed the Kubernetes API: pods that run have their routes and filters, and can be
+    // deleted. What is in force for them stays until the whole of policy is known; no pod comes before.
+    let activated = async {
+        facts::node(&cluster, &readiness, &config.node_name).await;
+        endpoints.name(&recover::local_pods(&cluster, &config.node_name)).await;
+        while let Err(refusal) = enforcer.activate().await {
+            readiness.lost(Part::Datapath, refusal.to_string());
+            tokio::time::sleep(ACTIVATION_PAUSE).await;
+        }
+    };
+    beside(tasks, activated).await?;
+    tasks.spawn(follow::cluster(cluster.clone(), Arc::clone(&enforcer)));
+    tasks.spawn(follow::filters(Arc::clone(&enforcer)));
+    tasks.spawn(recover::ask_again(endpoints));
+    tasks.spawn(follow::policy(enforcer, cluster, readiness.clone()));
+    beside(tasks, readiness.wait_ready()).await?;
     install::install_plugin(&plugin_source()?, &config.cni_bin_dir)?;
     install::write_conflist(&config.cni_conf_dir, &config.cni_bin_dir, &socket, patience)?;
     tracing::info!(node = config.node_name, "serving");
 
     Err(ended_early(tasks.join_next().await))
+}
+
+/// What tells our turn at EC2 among all nodes. It is needed before EC2 can be asked about a type that the table does
+/// not know; then a common size does.
+fn fleet(config: &Config, instance_type: &str) -> k8s::Fleet {
+    let limits = ipam_core::InstanceTable::default().find(instance_type).ok().flatten();
+    let slots = limits.as_ref().map_or(USUAL_SLOTS, ipam_core::InstanceLimits::slots_per_eni);
+    let prefixes = config.pool.prefixes && limits.is_none_or(|limits| limits.prefixes);
+    let per_eni = if prefixes { slots * 16 } else { slots };
+    let pool = &config.pool;
+    let warm = match (pool.warm_ip, pool.minimum_ip) {
+        (None, None) if prefixes => pool.warm_prefix * 16,
+        (None, None) => pool.warm_eni * slots,
+        (warm, _) => warm.unwrap_or(0),
+    };
+    let shape = ipam_core::Shape { per_eni, uses_primary: config.custom_networking.is_none(), warm };
+    k8s::Fleet { account: config.ec2_share, shape }
+}
+
+/// What `work` comes to, unless a task ends before it does.
+async fn beside<T>(tasks: &mut JoinSet<&'static str>, work: impl Future<Output = T>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => Ok(done),
+        ended = tasks.join_next() => Err(ended_early(ended)),
+    }
 }
 
 /// No task ends by itself; when one does the kubelet shall start everything anew.
@@ -223,13 +297,6 @@ fn ended_early(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> a
         Some(Err(error)) => anyhow::Error::new(error).context("a task failed"),
         None => anyhow::anyhow!("no task is left"),
     }
-}
-
-async fn restored<A: Addresses, W: Wiring, E: Enforcement>(
-    endpoints: &Endpoints<A, W, E>,
-) -> anyhow::Result<()> {
-    let outcome = endpoints.restore().await;
-    outcome.map_err(|refusal| anyhow::anyhow!("the pods that run could not be looked up: {refusal}"))
 }
 
 /// One agent per node: two would lease the same addresses.
@@ -249,32 +316,47 @@ async fn open_datapath(config: &Config) -> anyhow::Result<Datapath> {
     opened.map_err(|error| anyhow::anyhow!("{}", chain(&error)))
 }
 
-/// The pool's targets: the operator's, and what the Node object says.
-fn targets(base: &Targets, config: &Config, node: &NodeFacts) -> Targets {
-    let growth = match (config.provisioning_disabled, node.unschedulable && !config.manage_when_cordoned) {
-        (true, _) => Growth::None,
-        (false, true) => Growth::DemandOnly,
-        (false, false) => Growth::Normal,
-    };
-    Targets {
-        mode: if config.pool.prefixes { AllocationMode::Prefix } else { AllocationMode::Secondary },
-        warm_prefix: config.pool.warm_prefix,
-        warm_eni: config.pool.warm_eni,
-        warm_ip: config.pool.warm_ip,
-        minimum_ip: config.pool.minimum_ip,
-        max_eni: config.pool.max_eni,
-        cooldown: config.pool.cooldown,
-        max_pods: node.max_pods.unwrap_or_else(|| base.limits.max_pods(config.pool.prefixes)),
-        growth,
-        ..base.clone()
-    }
+/// The cluster's leak sweeper, as far as this node has a part in it.
+fn sweeper(
+    settings: sweep::Settings,
+    ec2: Arc<dyn Ec2>,
+    cluster: &ClusterHandle,
+    namespace: &str,
+    metrics: &Metrics,
+) -> Sweeper<LeftoversPort, LeasePort> {
+    let lease = LeasePort::new(cluster.lease(namespace, sweep::LEASE));
+    let cluster = cluster.clone();
+    Sweeper::new(settings, LeftoversPort(ec2), lease, metrics.clone(), move |report| {
+        if let Some(node) = cluster.node()
+            && let Some(message) = report.message()
+        {
+            cluster.publish_event(k8s::EventSpec {
+                object: k8s::EventObject {
+                    api_version: "v1",
+                    kind: "Node",
+                    namespace: String::new(),
+                    name: node.name.clone(),
+                    uid: Some(node.uid.clone()),
+                },
+                kind: k8s::EventKind::Normal,
+                reason: "LeakedInterfacesDeleted",
+                message,
+            });
+        }
+    })
 }
 
-/// EC2 calls into the metrics.
-struct Observer(Metrics);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl CallObserver for Observer {
-    fn call_ended(&self, report: CallReport) {
-        self.0.ec2_call(report.operation.as_str(), report.outcome.as_str(), report.took);
+    #[tokio::test]
+    async fn a_task_that_dies_ends_whatever_is_waited_for() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        assert_eq!(beside(&mut tasks, async { 5 }).await.expect("no task ended"), 5);
+        tasks.spawn(async { "pool" });
+        let ended = beside(&mut tasks, std::future::pending::<()>()).await.expect_err("it ended");
+        assert!(ended.to_string().contains("pool"), "{ended}");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Parts;
 use crate::endpoint::{EndpointView, Phase};
 use crate::http::{Fields, Page, Site};
+use crate::ipam::{BootClock, PoolView};
 use crate::policy::Question;
 use crate::readiness::Readiness;
 
@@ -31,7 +32,7 @@ pub(super) fn site(registry: Registry, readiness: Readiness, parts: Shared) -> S
         pages.insert(name, page);
     };
     add("config", |parts, _| Ok(json!(parts.config)));
-    add("pool", |parts, _| Ok(pool(parts)));
+    add("pool", |parts, _| Ok(pool(&parts.pool.view().borrow().clone())));
     add("endpoints", |parts, _| Ok(parts.endpoints.view().iter().map(endpoint).collect()));
     add("policy", |parts, _| Ok(policy(parts)));
     add("kubernetes", |parts, _| Ok(kubernetes(parts)));
@@ -53,9 +54,10 @@ pub(super) fn site(registry: Registry, readiness: Readiness, parts: Shared) -> S
     Site { registry, readiness, refresh, pages }
 }
 
-fn pool(parts: &Parts) -> Value {
-    let view = parts.pool.view().borrow().clone();
+fn pool(view: &PoolView) -> Value {
     let counts = &view.counts;
+    // Where the clock cannot be read, what is tried again seems due.
+    let now = BootClock::read().map(|clock| clock.now()).unwrap_or_default();
     json!({
         "truth": format!("{:?}", view.truth),
         "addresses": {
@@ -73,7 +75,17 @@ fn pool(parts: &Parts) -> Value {
         "last_failure": view.last_failure.as_ref().map(|failure| json!({
             "operation": failure.operation.as_str(), "class": failure.class.as_str(), "message": failure.message,
         })),
+        "growth": view.reach.as_str(),
         "contradicted": view.contradicted,
+        "blocked": view.hindrance.as_ref().map(|hindrance| json!({
+            "reason": hindrance.reason, "cause": hindrance.cause, "remedy": hindrance.remedy,
+            "tried_again_in_s": hindrance.until.map(|until| until.since(now).as_secs_f64()),
+        })),
+        "reconciled": {
+            "enis_found": view.reconciled.enis_found, "enis_lost": view.reconciled.enis_lost,
+            "addresses_adopted": view.reconciled.addresses_adopted,
+            "addresses_dropped": view.reconciled.addresses_dropped,
+        },
     })
 }
 

@@ -20,25 +20,16 @@ const WITHOUT_EFFECT: &[(&str, &[&str], &str)] = &[
     ("POD_SECURITY_GROUP_ENFORCING_MODE", &["", "strict"], "security groups for pods are not supported"),
     ("DISABLE_TCP_EARLY_DEMUX", &["", "false"], "it matters only to security groups for pods"),
     (
-        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
+        "ENABLE_MULTI_NIC",
         &["", "false"],
-        "custom networking by ENIConfig is not supported yet",
+        "ENIs on other network cards than the first are counted and never touched",
     ),
-    ("ENI_CONFIG_ANNOTATION_DEF", &[""], "custom networking by ENIConfig is not supported yet"),
-    ("ENI_CONFIG_LABEL_DEF", &[""], "custom networking by ENIConfig is not supported yet"),
     (
-        "ENABLE_SUBNET_DISCOVERY",
+        "ENABLE_IMDS_ONLY_MODE",
         &["", "false"],
-        "new ENIs are made in the node's own subnet; discovery is not supported yet",
+        "an address is leased only when EC2 has confirmed it, and the metadata service may lag; \
+         DISABLE_NETWORK_RESOURCE_PROVISIONING=true makes no change of EC2",
     ),
-    ("ENABLE_MULTI_NIC", &["", "false"], "only network card 0 is managed"),
-    (
-        "DISABLE_LEAKED_ENI_CLEANUP",
-        &["", "false"],
-        "there is no cluster-wide sweep yet; a node gives up its own ENIs only",
-    ),
-    ("ENABLE_IMDS_ONLY_MODE", &["", "false"], "EC2 is asked for the truth"),
-    ("AWS_VPC_K8S_CNI_BACKING_STORE", &[""], "leases are kept below TIDEPOOL_STATE_DIR"),
     ("ANNOTATE_POD_IP", &["", "false"], "pods are not annotated"),
     (
         "NETWORK_POLICY_ENFORCING_MODE",

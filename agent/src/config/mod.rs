@@ -8,19 +8,32 @@ mod knobs;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipam_core::AccountLimits;
 use ipnetwork::Ipv4Network;
 use serde::{Serialize, Serializer};
 
 pub use parse::{Environment, ProcessEnvironment};
+pub use timing::PoolTiming;
 
 /// The kubelet ends an ADD after 240 s.
 const LONGEST_LEASE: Duration = Duration::from_secs(220);
+
+/// As often as aws-node's nodes look, each of them.
+const SWEEP_PERIOD: Duration = Duration::from_secs(3600);
+/// A request for each ENI and more at each look, to the node itself.
+const IMDS_PERIOD: Duration = Duration::from_secs(30);
+/// What names a Node's ENIConfig, as an annotation or as a label.
+const ENI_CONFIG_KEY: &str = "k8s.amazonaws.com/eniConfig";
+
+const NO_CLUSTER: &str =
+    "CLUSTER_NAME is not set: ENIs are not tagged with their cluster, and nobody sweeps leaked ones";
 
 /// How connections that leave the VPC are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,6 +69,15 @@ pub struct PoolTargets {
     pub cooldown: Duration,
 }
 
+/// `AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG`: pods have addresses of the subnet that an ENIConfig names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CustomNetworking {
+    /// `ENI_CONFIG_ANNOTATION_DEF`: the annotation of the Node that names its ENIConfig.
+    pub annotation: String,
+    /// `ENI_CONFIG_LABEL_DEF`: the label of the Node that names it where no annotation does.
+    pub label: String,
+}
+
 /// The agent's whole configuration; every field was checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Config {
@@ -65,6 +87,27 @@ pub struct Config {
     pub cluster_name: Option<String>,
     /// The warm pool's targets.
     pub pool: PoolTargets,
+    /// How long the pool waits for what.
+    pub timing: PoolTiming,
+    /// `TIDEPOOL_EC2_RATE_SCALE`: the part (or multiple) of EC2's published request rates that this cluster may
+    /// use.
+    #[serde(rename = "ec2_rate_scale", serialize_with = "share")]
+    pub ec2_share: AccountLimits,
+    /// Not `DISABLE_LEAKED_ENI_CLEANUP`: an elected node deletes the ENIs that others of its cluster left over.
+    pub leaked_eni_cleanup: bool,
+    /// `TIDEPOOL_SWEEP_PERIOD`: how often that node looks.
+    #[serde(serialize_with = "seconds")]
+    pub sweep_period: Duration,
+    /// `TIDEPOOL_IMDS_PERIOD`: between two looks at the metadata service's list of ENIs and addresses.
+    #[serde(serialize_with = "seconds")]
+    pub imds_period: Duration,
+    /// `POD_NAMESPACE`: where the agent's own pod runs, and the Lease of that node is.
+    pub pod_namespace: String,
+    /// Where it is on: ENIConfigs choose subnet and security groups.
+    pub custom_networking: Option<CustomNetworking>,
+    /// `ENABLE_SUBNET_DISCOVERY`: new ENIs are made in the subnet with most free addresses among the node's own
+    /// and those that their tags offer; of no account with custom networking.
+    pub subnet_discovery: bool,
     /// `ADDITIONAL_ENI_TAGS`, without keys that AWS or we reserve.
     pub eni_tags: BTreeMap<String, String>,
     /// `AWS_VPC_ENI_MTU`, in bytes.
@@ -102,6 +145,10 @@ pub struct Config {
     pub cni_bin_dir: PathBuf,
     /// Where the runtime looks for conflists.
     pub cni_conf_dir: PathBuf,
+    /// `TIDEPOOL_CNI_CACHE_DIR`: where the runtime's libcni keeps results, below `results`.
+    pub cni_cache_dir: PathBuf,
+    /// `AWS_VPC_K8S_CNI_BACKING_STORE`: aws-node's checkpoint, read when a node is taken over.
+    pub incumbent_checkpoint: PathBuf,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     pub http_addr: SocketAddr,
     /// `TIDEPOOL_LOG_JSON`: logs as JSON lines (the default) or as text.
@@ -117,6 +164,25 @@ impl PoolTargets {
     pub fn lease_patience(&self) -> Duration {
         (self.cooldown + Duration::from_secs(5)).clamp(Duration::from_secs(20), LONGEST_LEASE)
     }
+}
+
+/// Both keys are judged and known, whether custom networking is on or not.
+fn custom_networking(reader: &mut parse::Reader<'_>) -> Option<CustomNetworking> {
+    let named = CustomNetworking {
+        annotation: reader.label_key("ENI_CONFIG_ANNOTATION_DEF", ENI_CONFIG_KEY),
+        label: reader.label_key("ENI_CONFIG_LABEL_DEF", ENI_CONFIG_KEY),
+    };
+    let is_on = reader.flag("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", false);
+    for name in ["ENI_CONFIG_ANNOTATION_DEF", "ENI_CONFIG_LABEL_DEF"] {
+        if !is_on && reader.text(name).is_some() {
+            reader.warn(format!("{name} has no effect without AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=true"));
+        }
+    }
+    is_on.then_some(named)
+}
+
+fn share<S: Serializer>(limits: &AccountLimits, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(limits.share())
 }
 
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -170,6 +236,14 @@ impl Config {
                 max_eni: reader.optional_number("MAX_ENI", 1..=128),
                 cooldown: Duration::from_secs(u64::from(reader.number("IP_COOLDOWN_PERIOD", 0..=3600, 30))),
             },
+            timing: PoolTiming::read(&mut reader),
+            ec2_share: reader.share("TIDEPOOL_EC2_RATE_SCALE"),
+            leaked_eni_cleanup: !reader.flag("DISABLE_LEAKED_ENI_CLEANUP", false),
+            sweep_period: reader.seconds("TIDEPOOL_SWEEP_PERIOD", 1.0..=86_400.0, SWEEP_PERIOD),
+            imds_period: reader.seconds("TIDEPOOL_IMDS_PERIOD", 0.2..=86_400.0, IMDS_PERIOD),
+            pod_namespace: reader.text("POD_NAMESPACE").unwrap_or_else(|| "kube-system".to_owned()),
+            custom_networking: custom_networking(&mut reader),
+            subnet_discovery: reader.flag("ENABLE_SUBNET_DISCOVERY", true),
             eni_tags: reader.tags("ADDITIONAL_ENI_TAGS"),
             eni_mtu,
             pod_mtu: reader.number("POD_MTU", 576..=9001, eni_mtu),
@@ -188,11 +262,14 @@ impl Config {
             bpffs_dir: reader.path("TIDEPOOL_BPFFS", "/sys/fs/bpf/tidepool"),
             cni_bin_dir: reader.path("TIDEPOOL_CNI_BIN_DIR", "/opt/cni/bin"),
             cni_conf_dir: reader.path("TIDEPOOL_CNI_CONF_DIR", "/etc/cni/net.d"),
+            cni_cache_dir: reader.path("TIDEPOOL_CNI_CACHE_DIR", "/var/lib/cni"),
+            incumbent_checkpoint: reader.path("AWS_VPC_K8S_CNI_BACKING_STORE", "/var/run/aws-node/ipam.json"),
             http_addr: reader.address("TIDEPOOL_METRICS_ADDR", "127.0.0.1:61680"),
             log_json: reader.flag("TIDEPOOL_LOG_JSON", true),
             log_filter: reader.log_filter(),
         };
         let mut warnings = knobs::warnings(environment);
+        warnings.extend(reader.take_warnings());
         warnings.extend(reader.unknown());
         if config.pool.cooldown >= LONGEST_LEASE {
             warnings.push(format!(
@@ -203,7 +280,7 @@ impl Config {
             ));
         }
         if config.cluster_name.is_none() {
-            warnings.push("CLUSTER_NAME is not set: ENIs are not tagged with their cluster".to_owned());
+            warnings.push(NO_CLUSTER.to_owned());
         }
         reader.finish()?;
         Ok((config, warnings))

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ipam_core::AccountLimits;
 use ipnetwork::Ipv4Network;
 
 use super::{ConfigError, Fault, Snat};
@@ -33,21 +35,31 @@ impl Environment for ProcessEnvironment {
 }
 
 /// Tag keys with these parts belong to AWS or to us.
-const RESERVED_TAG_PARTS: [&str; 2] = ["k8s.amazonaws.com", "eks:eni:owner"];
+const RESERVED_TAG_PARTS: [&str; 3] = ["k8s.amazonaws.com", "eks:eni:owner", "tidepool.dev/"];
 
 pub(super) struct Reader<'a> {
     environment: &'a dyn Environment,
     faults: Vec<Fault>,
+    warnings: Vec<String>,
     asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(environment: &'a dyn Environment) -> Self {
-        Self { environment, faults: Vec::new(), asked: RefCell::default() }
+        Self { environment, faults: Vec::new(), warnings: Vec::new(), asked: RefCell::default() }
     }
 
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         if self.faults.is_empty() { Ok(()) } else { Err(ConfigError(self.faults)) }
+    }
+
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// What was left out of values that were taken.
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// A sentence for each `TIDEPOOL_…` variable that nothing asked for: most likely a slip of the pen.
@@ -96,6 +108,44 @@ impl<'a> Reader<'a> {
 
     pub(super) fn number(&mut self, name: &'static str, range: RangeInclusive<u32>, default: u32) -> u32 {
         self.optional_number(name, range).unwrap_or(default)
+    }
+
+    /// A finite number; fractions are allowed.
+    pub(super) fn decimal(&mut self, name: &'static str, range: RangeInclusive<f64>, default: f64) -> f64 {
+        let Some(text) = self.text(name) else { return default };
+        match text.parse::<f64>() {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                self.fault(
+                    name,
+                    format!("«{text}» is not a number from {} to {}", range.start(), range.end()),
+                );
+                default
+            }
+        }
+    }
+
+    /// Seconds; fractions are allowed.
+    pub(super) fn seconds(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<f64>,
+        default: Duration,
+    ) -> Duration {
+        Duration::from_secs_f64(self.decimal(name, range, default.as_secs_f64()))
+    }
+
+    /// A share of EC2's published request rates.
+    pub(super) fn share(&mut self, name: &'static str) -> AccountLimits {
+        let Some(text) = self.text(name) else { return AccountLimits::default() };
+        let Ok(share) = text.parse::<f64>() else {
+            self.fault(name, format!("«{text}» is not a number, such as 0.5 for half of them"));
+            return AccountLimits::default();
+        };
+        AccountLimits::scaled(share).unwrap_or_else(|error| {
+            self.fault(name, error.to_string());
+            AccountLimits::default()
+        })
     }
 
     pub(super) fn flag(&mut self, name: &'static str, default: bool) -> bool {
@@ -160,12 +210,15 @@ impl<'a> Reader<'a> {
     pub(super) fn tags(&mut self, name: &'static str) -> BTreeMap<String, String> {
         let Some(text) = self.text(name) else { return BTreeMap::new() };
         match serde_json::from_str::<BTreeMap<String, String>>(&text) {
-            Ok(tags) => {
-                for key in tags.keys() {
-                    if RESERVED_TAG_PARTS.iter().any(|part| key.contains(part)) {
-                        self.fault(name, format!("the key «{key}» is reserved; remove it"));
+            Ok(mut tags) => {
+                let warnings = &mut self.warnings;
+                tags.retain(|key, _| {
+                    let reserved = RESERVED_TAG_PARTS.iter().any(|part| key.contains(part));
+                    if reserved {
+                        warnings.push(format!("{name}: the reserved key «{key}» is left out"));
                     }
-                }
+                    !reserved
+                });
                 tags
             }
             Err(error) => {
@@ -173,6 +226,19 @@ impl<'a> Reader<'a> {
                 BTreeMap::new()
             }
         }
+    }
+
+    /// The key of a label or an annotation: `[prefix/]name`, as Kubernetes takes it.
+    pub(super) fn label_key(&mut self, name: &'static str, default: &str) -> String {
+        let key = self.text(name).unwrap_or_else(|| default.to_owned());
+        let (prefix, word) = key.rsplit_once('/').unwrap_or(("", &key));
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_host = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        let sane = !word.is_empty() && word.len() <= 63 && prefix.len() <= 253 && !key.starts_with('/');
+        if !sane || !word.chars().all(is_word) || !prefix.chars().all(is_host) {
+            self.fault(name, format!("«{key}» is no key of a label, such as {default}"));
+        }
+        key
     }
 
     pub(super) fn veth_prefix(&mut self, name: &'static str) -> String {

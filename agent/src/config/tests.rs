@@ -36,7 +36,8 @@ fn all_faults_come_in_one_report() {
         ("WARM_IP_TARGET", "many"),
         ("POD_MTU", "9002"),
         ("AWS_VPC_K8S_CNI_VETHPREFIX", "vlan"),
-        ("ADDITIONAL_ENI_TAGS", r#"{"cluster.k8s.amazonaws.com/name": "x"}"#),
+        ("ADDITIONAL_ENI_TAGS", r#"{"team": 1}"#),
+        ("ENI_CONFIG_LABEL_DEF", "two words"),
         ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.0.0.0/8, nonsense"),
         ("AWS_VPC_K8S_CNI_RANDOMIZESNAT", "dice"),
     ])
@@ -47,6 +48,7 @@ fn all_faults_come_in_one_report() {
         [
             "MY_NODE_NAME",
             "WARM_IP_TARGET",
+            "ENI_CONFIG_LABEL_DEF",
             "ADDITIONAL_ENI_TAGS",
             "POD_MTU",
             "AWS_VPC_K8S_CNI_VETHPREFIX",
@@ -129,4 +131,70 @@ fn an_add_never_waits_longer_than_the_kubelet() {
             read(&[("MY_NODE_NAME", "n1"), ("IP_COOLDOWN_PERIOD", cooldown)]).expect("in range");
         assert_eq!(config.pool.lease_patience(), Duration::from_secs(patience), "cooldown {cooldown}");
     }
+}
+
+#[test]
+fn times_are_seconds_with_fractions_and_judged() {
+    let (config, _) = read(&[
+        ("MY_NODE_NAME", "n1"),
+        ("TIDEPOOL_SHRINK_AFTER", "0.25"),
+        ("TIDEPOOL_RECONCILE_PERIOD", "2"),
+        ("TIDEPOOL_EC2_RATE_SCALE", "0.5"),
+    ])
+    .expect("in range");
+    let timing = config.timing.into_timing();
+    assert_eq!(timing.shrink_after, Duration::from_millis(250));
+    assert_eq!(timing.reconcile_every, Duration::from_secs(2));
+    assert_eq!(timing.eni_min_age, ipam_core::Timing::default().eni_min_age, "unset: the planner's own");
+    assert_eq!(config.ec2_share, AccountLimits::scaled(0.5).expect("in range"));
+    for (name, value) in [
+        ("TIDEPOOL_SHRINK_AFTER", "-1"),
+        ("TIDEPOOL_ENI_MIN_AGE", "soon"),
+        ("TIDEPOOL_EC2_LAG", "NaN"),
+        ("TIDEPOOL_GIVE_UP_AFTER", "1e9"),
+        ("TIDEPOOL_RECONCILE_PERIOD", "0"),
+        ("TIDEPOOL_EC2_RATE_SCALE", "inf"),
+    ] {
+        let error = read(&[("MY_NODE_NAME", "n1"), (name, value)]).expect_err("out of range");
+        assert_eq!(error.0.iter().map(|fault| fault.name).collect::<Vec<_>>(), [name], "{value}");
+    }
+}
+
+#[test]
+fn reserved_tags_are_left_out_and_named() {
+    let (config, warnings) = read(&[
+        ("MY_NODE_NAME", "n1"),
+        ("CLUSTER_NAME", "c"),
+        ("ADDITIONAL_ENI_TAGS", r#"{"team": "net", "cluster.k8s.amazonaws.com/name": "x"}"#),
+    ])
+    .expect("a reserved key is no fault");
+    assert_eq!(config.eni_tags.into_iter().collect::<Vec<_>>(), [("team".to_owned(), "net".to_owned())]);
+    assert_eq!(
+        warnings,
+        ["ADDITIONAL_ENI_TAGS: the reserved key «cluster.k8s.amazonaws.com/name» is left out"]
+    );
+}
+
+#[test]
+fn subnets_are_discovered_unless_told_otherwise_and_eni_configs_are_asked_for() {
+    let (config, warnings) =
+        read(&[("MY_NODE_NAME", "n1"), ("CLUSTER_NAME", "c"), ("ENI_CONFIG_LABEL_DEF", "example.com/zone")])
+            .expect("harmless");
+    assert_eq!(
+        warnings,
+        ["ENI_CONFIG_LABEL_DEF has no effect without AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=true"]
+    );
+    assert!(config.subnet_discovery && config.custom_networking.is_none());
+    let (config, warnings) = read(&[
+        ("MY_NODE_NAME", "n1"),
+        ("CLUSTER_NAME", "c"),
+        ("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "true"),
+        ("ENI_CONFIG_LABEL_DEF", "topology.kubernetes.io/zone"),
+        ("ENABLE_SUBNET_DISCOVERY", "false"),
+    ])
+    .expect("what operators write");
+    let named = config.custom_networking.expect("it is on");
+    assert_eq!(named.label, "topology.kubernetes.io/zone");
+    assert_eq!(named.annotation, "k8s.amazonaws.com/eniConfig");
+    assert!(!config.subnet_discovery && warnings.is_empty(), "{warnings:?}");
 }

@@ -1,6 +1,8 @@
 //! The SDK's client behind the port: requests out, records back. The only
 //! file that names `aws_sdk_ec2`.
 
+mod records;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,18 +11,19 @@ use aws_config::{BehaviorVersion, Region, timeout::TimeoutConfig};
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::types as sdk;
 use aws_sdk_ec2::types::{
-    AttachmentStatus as SdkAttachmentStatus, Filter, InstanceStateName, InstanceType, InstanceTypeHypervisor,
-    InstanceTypeInfo, NetworkInterface, NetworkInterfaceAttachmentChanges, NetworkInterfaceStatus,
-    NetworkInterfaceType, ResourceType, Subnet, Tag, TagSpecification,
+    Filter, InstanceStateName, InstanceType, NetworkInterfaceAttachmentChanges, ResourceType, Tag,
+    TagSpecification,
 };
 use aws_smithy_http_client::{Builder, tls};
 use futures::future::BoxFuture;
 use ipam_core::{
-    AttachmentId, AttachmentRecord, AttachmentStatus, CardLimit, EniId, EniKind, EniRecord, EniStatus,
-    InstanceId, InstanceLimits, Operation, SecurityGroupId, SubnetId, SubnetRecord, Want, tags,
+    AttachmentId, EniId, EniRecord, InstanceId, InstanceLimits, Operation, SecurityGroupId, SubnetId,
+    SubnetQuery, SubnetRecord, Want, tags,
 };
 use ipnetwork::IpNetwork;
+use records::{limits_of, read, record_of, subnet_of};
 
 use super::{Assigned, Ec2, Ec2Error, Ec2Result, InstanceRecord, NewEni};
 
@@ -30,6 +33,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest page of DescribeNetworkInterfaces.
 const PAGE: i32 = 1000;
+
+/// EC2 takes 200 values in one request; two of them name states.
+const FILTER_VALUES: usize = 190;
 
 /// The client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -139,20 +145,67 @@ impl Ec2 for AwsEc2 {
         })
     }
 
-    fn describe_subnets<'a>(
+    fn describe_unattached<'a>(
         &'a self,
-        subnets: &'a [SubnetId],
-    ) -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>> {
+        cluster: &'a str,
+        vpc: &'a str,
+    ) -> BoxFuture<'a, Ec2Result<Vec<EniRecord>>> {
+        Box::pin(self.enis_by(vec![
+            filter(&format!("tag:{}", tags::CLUSTER), &literal(cluster)),
+            filter("tag-key", tags::INSTANCE_ID),
+            filter("status", "available"),
+            filter("vpc-id", vpc),
+        ]))
+    }
+
+    fn living_instances<'a>(
+        &'a self,
+        instances: &'a BTreeSet<InstanceId>,
+    ) -> BoxFuture<'a, Ec2Result<BTreeSet<InstanceId>>> {
+        Box::pin(async move {
+            let operation = Operation::DescribeInstances;
+            let ids: Vec<String> = instances.iter().map(|id| literal(id.as_str())).collect();
+            let mut living = BTreeSet::new();
+            // By a filter, since one unknown id among those that are named
+            // fails the call.
+            for some in ids.chunks(FILTER_VALUES) {
+                let named = Filter::builder().name("instance-id").set_values(Some(some.to_vec())).build();
+                let states =
+                    Filter::builder().name("instance-state-name").values("pending").values("running");
+                let request = self.client.describe_instances().filters(named).filters(states.build());
+                let answer = request.send().await.map_err(|error| failed(operation, error))?;
+                let found = answer.reservations().iter().flat_map(|reservation| reservation.instances());
+                living.extend(found.filter_map(|instance| instance.instance_id()).map(InstanceId::new));
+            }
+            Ok(living)
+        })
+    }
+
+    fn describe_subnets<'a>(&'a self, query: &'a SubnetQuery) -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>> {
         Box::pin(async move {
             let operation = Operation::DescribeSubnets;
-            let answer = self
-                .client
-                .describe_subnets()
-                .set_subnet_ids(Some(subnets.iter().map(|id| id.as_str().to_owned()).collect()))
-                .send()
-                .await
-                .map_err(|error| failed(operation, error))?;
-            answer.subnets().iter().map(|subnet| subnet_of(operation, subnet)).collect()
+            let request = self.client.describe_subnets();
+            let request = match query {
+                SubnetQuery::Ids(ids) => {
+                    request.set_subnet_ids(Some(ids.iter().map(|id| id.as_str().to_owned()).collect()))
+                }
+                SubnetQuery::Discover { vpc, zone } => {
+                    request.filters(filter("vpc-id", vpc)).filters(filter("availability-zone", zone))
+                }
+            };
+            let mut subnets = Vec::new();
+            let mut next = None;
+            loop {
+                let page = request.clone().set_next_token(next).send().await;
+                let page = page.map_err(|error| failed(operation, error))?;
+                for subnet in page.subnets() {
+                    subnets.push(subnet_of(operation, subnet)?);
+                }
+                match page.next_token().filter(|token| !token.is_empty()) {
+                    Some(token) => next = Some(token.to_owned()),
+                    None => return Ok(subnets),
+                }
+            }
         })
     }
 
@@ -357,6 +410,19 @@ fn filter(name: &str, value: &str) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
+/// A filter's value that matches this text only: EC2 takes `*` and `?` for any
+/// text and any character.
+fn literal(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
 fn tags_of(tags: &BTreeMap<String, String>) -> Vec<Tag> {
     tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
 }
@@ -414,111 +480,4 @@ fn chain_says(error: &(dyn std::error::Error + 'static), words: &[&str]) -> bool
         next = error.source();
     }
     false
-}
-
-fn read<T: std::str::FromStr>(operation: Operation, text: Option<&str>) -> Ec2Result<T> {
-    let text = text.unwrap_or_default();
-    text.parse().map_err(|_| Ec2Error::nonsense(operation, format!("{text:?} in the answer")))
-}
-
-fn unsigned(number: Option<i32>) -> u32 {
-    number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
-}
-
-fn subnet_of(operation: Operation, subnet: &Subnet) -> Ec2Result<SubnetRecord> {
-    Ok(SubnetRecord {
-        id: SubnetId::new(
-            subnet.subnet_id().ok_or_else(|| Ec2Error::nonsense(operation, "a subnet without an id"))?,
-        ),
-        cidr: subnet.cidr_block().and_then(|cidr| cidr.parse().ok()),
-        available: unsigned(subnet.available_ip_address_count()),
-    })
-}
-
-fn record_of(operation: Operation, eni: &NetworkInterface) -> Ec2Result<EniRecord> {
-    let id =
-        eni.network_interface_id().ok_or_else(|| Ec2Error::nonsense(operation, "an ENI without an id"))?;
-    let mut singles = Vec::new();
-    for address in eni.private_ip_addresses().iter().filter(|address| address.primary() != Some(true)) {
-        singles.push(read(operation, address.private_ip_address())?);
-    }
-    let mut prefixes = Vec::new();
-    for prefix in eni.ipv4_prefixes() {
-        prefixes.push(read(operation, prefix.ipv4_prefix())?);
-    }
-    let attachment = eni.attachment().and_then(|attachment| {
-        let status = match attachment.status() {
-            Some(SdkAttachmentStatus::Attaching) => AttachmentStatus::Attaching,
-            Some(SdkAttachmentStatus::Attached) => AttachmentStatus::Attached,
-            _ => AttachmentStatus::Detaching,
-        };
-        Some(AttachmentRecord {
-            id: AttachmentId::new(attachment.attachment_id()?),
-            instance: attachment.instance_id().map(InstanceId::new),
-            device_index: unsigned(attachment.device_index()),
-            network_card: unsigned(attachment.network_card_index()),
-            status,
-            delete_on_termination: attachment.delete_on_termination() == Some(true),
-        })
-    });
-    Ok(EniRecord {
-        id: EniId::new(id),
-        mac: read(operation, eni.mac_address())?,
-        subnet: SubnetId::new(eni.subnet_id().unwrap_or_default()),
-        kind: match eni.interface_type() {
-            None | Some(NetworkInterfaceType::Interface) => EniKind::Interface,
-            Some(NetworkInterfaceType::Trunk) => EniKind::Trunk,
-            Some(NetworkInterfaceType::Efa | NetworkInterfaceType::EfaOnly) => EniKind::Efa,
-            Some(_) => EniKind::Other,
-        },
-        status: match eni.status() {
-            Some(NetworkInterfaceStatus::Available) => EniStatus::Available,
-            Some(NetworkInterfaceStatus::Attaching) => EniStatus::Attaching,
-            Some(NetworkInterfaceStatus::Detaching) => EniStatus::Detaching,
-            Some(NetworkInterfaceStatus::InUse | NetworkInterfaceStatus::Associated) => EniStatus::InUse,
-            _ => EniStatus::Pending,
-        },
-        attachment,
-        primary_ip: read(operation, eni.private_ip_address())?,
-        singles,
-        prefixes,
-        groups: eni.groups().iter().filter_map(|group| group.group_id()).map(SecurityGroupId::new).collect(),
-        tags: eni
-            .tag_set()
-            .iter()
-            .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())))
-            .collect(),
-        requester_managed: eni.requester_managed() == Some(true),
-    })
-}
-
-fn limits_of(operation: Operation, info: &InstanceTypeInfo) -> Ec2Result<InstanceLimits> {
-    let missing = || Ec2Error::nonsense(operation, "an instance type without network limits");
-    let network = info.network_info().ok_or_else(missing)?;
-    let default_card = unsigned(network.default_network_card_index());
-    let mut cards: Vec<CardLimit> = network
-        .network_cards()
-        .iter()
-        .map(|card| CardLimit {
-            index: unsigned(card.network_card_index()),
-            max_enis: unsigned(card.maximum_network_interfaces()),
-        })
-        .collect();
-    if cards.is_empty() {
-        cards.push(CardLimit { index: 0, max_enis: unsigned(network.maximum_network_interfaces()) });
-    }
-    let limits = InstanceLimits {
-        instance_type: info.instance_type().map(|name| name.as_str().to_owned()).unwrap_or_default(),
-        ipv4_per_eni: unsigned(network.ipv4_addresses_per_interface()),
-        ipv6_per_eni: unsigned(network.ipv6_addresses_per_interface()),
-        vcpus: unsigned(info.v_cpu_info().and_then(|cpus| cpus.default_v_cpus())),
-        prefixes: info.bare_metal() == Some(true)
-            || info.hypervisor() == Some(&InstanceTypeHypervisor::Nitro),
-        default_card,
-        cards,
-    };
-    if limits.enis() == 0 || limits.ipv4_per_eni == 0 {
-        return Err(missing());
-    }
-    Ok(limits)
 }

@@ -142,7 +142,6 @@ fn classify(operation: Operation, status: u16, code: &str, message: &str) -> Fai
         | "Unsupported"
         | "InvalidInstanceType"
         | "InvalidInstanceAttributeValue"
-        | "IncorrectState"
         | "IncorrectInstanceState" => Config,
 
         "InternalError"
@@ -150,6 +149,9 @@ fn classify(operation: Operation, status: u16, code: &str, message: &str) -> Fai
         | "Unavailable"
         | "ServiceUnavailable"
         | "RequestTimeout"
+        // A page that is asked for too late, an object between two states.
+        | "InvalidNextToken"
+        | "IncorrectState"
         | "DependencyViolation" => Retry,
 
         _ if status == 429 => Throttled,
@@ -163,7 +165,10 @@ fn classify(operation: Operation, status: u16, code: &str, message: &str) -> Fai
 mod tests {
     use super::Ec2Error;
     use ipam_core::FailureClass::{Bug, Config, Exhausted, Limit, NotFound, Permission, Retry, Throttled};
-    use ipam_core::Operation::{Assign, Attach, CreateEni, DeleteEni, DescribeEnis, Detach, Unassign};
+    use ipam_core::Operation::{
+        Assign, Attach, CreateEni, DeleteEni, DescribeEnis, DescribeInstanceTypes, DescribeSubnets, Detach,
+        Modify, Unassign,
+    };
 
     #[test]
     fn documented_codes() {
@@ -201,6 +206,23 @@ mod tests {
             (Assign, 400, "SomethingNew", "", Bug, false),
             (Assign, 400, "InvalidParameterCombination", "", Bug, false),
             (CreateEni, 400, "IdempotentParameterMismatch", "", Bug, false),
+            (Attach, 400, "InvalidNetworkInterfaceID.NotFound", "", NotFound, false),
+            (Modify, 400, "InvalidAttachmentID.NotFound", "", NotFound, false),
+            (Attach, 400, "InvalidInstanceID.NotFound", "", NotFound, false),
+            (Assign, 400, "InvalidParameterValue", full, Exhausted, false),
+            (Assign, 400, "InvalidParameterValue", "address is outside of the subnet", Bug, false),
+            (Unassign, 400, "InvalidParameterValue", "the primary address", NotFound, false),
+            (DescribeEnis, 400, "InvalidParameterValue", "The filter 'x' is invalid", Bug, false),
+            (DescribeEnis, 400, "InvalidNextToken", "", Retry, false),
+            (DescribeInstanceTypes, 400, "InvalidInstanceType", "", Config, false),
+            (Assign, 400, "InvalidNetworkInterfaceId.Malformed", "", Bug, false),
+            (Assign, 412, "DryRunOperation", "", Bug, false),
+            (Assign, 400, "MissingParameter", "", Bug, false),
+            (Assign, 400, "InvalidAction", "", Bug, false),
+            (DescribeSubnets, 500, "ServiceUnavailable", "", Retry, true),
+            (Assign, 429, "SomethingNew", "", Throttled, false),
+            (Assign, 401, "AuthFailure", "", Permission, false),
+            (Assign, 400, "RequestExpired", "", Permission, false),
         ];
         for (operation, status, code, message, class, unknown) in cases {
             let error = Ec2Error::answered(operation, status, code, message);

@@ -7,34 +7,59 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use ipam_core::{
-    AttachmentId, EniId, EniRecord, InstanceId, InstanceLimits, Operation, SecurityGroupId, SubnetId,
-    SubnetRecord, Want,
+    AccountLimits, AttachmentId, EniId, EniRecord, InstanceId, InstanceLimits, Operation, SecurityGroupId,
+    SubnetQuery, SubnetRecord, Want,
 };
 use ipnetwork::IpNetwork;
 use tokio::time::Instant;
 
-use super::{
-    Assigned, CallObserver, CallOutcome, CallReport, Ec2, Ec2Error, Ec2Result, InstanceRecord, NewEni,
-};
+use super::{Assigned, CallObserver, CallReport, Ec2, Ec2Error, Ec2Result, InstanceRecord, NewEni};
 
 /// How many calls of one operation this node may make.
 ///
 /// The account's own buckets (100 and 5 a second for most mutating calls) are
-/// shared by every node; one node's part of them is small. The burst lets the
-/// largest instance create and attach all its ENIs at once.
+/// shared by every node. A part of each is the most that one node may take,
+/// whatever goes wrong in it: enough for the largest instance to create and
+/// attach all its ENIs at once.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct CallBudget {
-    /// Calls at once.
+    /// The cluster's share of the account's buckets.
+    pub account: AccountLimits,
+    /// Calls of one operation at once, however large the account's bucket is.
     pub burst: u32,
-    /// Calls a second after that.
+    /// Calls of one operation a second after that, likewise.
     pub per_second: f64,
     /// The longest that a call may take before its outcome counts as unknown.
     pub deadline: Duration,
 }
 
+/// The part of a full bucket that one node may take at once, and at least so
+/// many calls: an instance has up to 15 ENIs on its first card.
+const BURST_PART: f64 = 0.3;
+const BURST_AT_LEAST: f64 = 15.0;
+/// The part of what flows in that one node may take, and at least so much.
+const REFILL_PART: f64 = 0.4;
+const REFILL_AT_LEAST: f64 = 0.5;
+
+impl CallBudget {
+    /// This node's part of the bucket of `operation`: calls at once, and calls
+    /// a second after that.
+    fn part(&self, operation: Operation) -> (f64, f64) {
+        let whole = self.account.bucket(operation);
+        let burst = (whole.capacity * BURST_PART).max(BURST_AT_LEAST);
+        let per_second = (whole.per_second * REFILL_PART).max(REFILL_AT_LEAST);
+        (burst.min(f64::from(self.burst)), per_second.min(self.per_second).max(f64::MIN_POSITIVE))
+    }
+}
+
 impl Default for CallBudget {
     fn default() -> Self {
-        Self { burst: 20, per_second: 2.0, deadline: Duration::from_secs(30) }
+        Self {
+            account: AccountLimits::default(),
+            burst: 60,
+            per_second: 16.0,
+            deadline: Duration::from_secs(30),
+        }
     }
 }
 
@@ -48,15 +73,16 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn take(&mut self, budget: &CallBudget, now: Instant) -> Duration {
-        let earned = now.saturating_duration_since(self.filled).as_secs_f64() * budget.per_second;
-        self.tokens = (self.tokens + earned).min(f64::from(budget.burst));
+    fn take(&mut self, (burst, per_second): (f64, f64), now: Instant) -> Duration {
+        let earned = now.saturating_duration_since(self.filled).as_secs_f64() * per_second;
+        self.tokens = (self.tokens + earned).min(burst);
         self.filled = now;
         self.tokens -= 1.0;
         if self.tokens >= 0.0 {
             Duration::ZERO
         } else {
-            Duration::from_secs_f64(-self.tokens / budget.per_second.max(f64::MIN_POSITIVE))
+            // Never zero: see `part`.
+            Duration::from_secs_f64(-self.tokens / per_second)
         }
     }
 }
@@ -86,10 +112,8 @@ impl Guard {
         let wait = {
             let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
-            buckets
-                .entry(operation)
-                .or_insert(Bucket { tokens: f64::from(self.budget.burst), filled: now })
-                .take(&self.budget, now)
+            let part = self.budget.part(operation);
+            buckets.entry(operation).or_insert(Bucket { tokens: part.0, filled: now }).take(part, now)
         };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -101,10 +125,7 @@ impl Guard {
         });
         self.observer.call_ended(CallReport {
             operation,
-            outcome: match &result {
-                Ok(_) => CallOutcome::Done,
-                Err(error) => CallOutcome::Failed(error.class),
-            },
+            error: result.as_ref().err(),
             took: begun.elapsed(),
             held_back: wait,
         });
@@ -121,11 +142,23 @@ impl Ec2 for Guard {
         Box::pin(self.call(Operation::DescribeEnis, self.inner.describe_enis(instance)))
     }
 
-    fn describe_subnets<'a>(
+    fn describe_unattached<'a>(
         &'a self,
-        subnets: &'a [SubnetId],
-    ) -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>> {
-        Box::pin(self.call(Operation::DescribeSubnets, self.inner.describe_subnets(subnets)))
+        cluster: &'a str,
+        vpc: &'a str,
+    ) -> BoxFuture<'a, Ec2Result<Vec<EniRecord>>> {
+        Box::pin(self.call(Operation::DescribeEnis, self.inner.describe_unattached(cluster, vpc)))
+    }
+
+    fn living_instances<'a>(
+        &'a self,
+        instances: &'a BTreeSet<InstanceId>,
+    ) -> BoxFuture<'a, Ec2Result<BTreeSet<InstanceId>>> {
+        Box::pin(self.call(Operation::DescribeInstances, self.inner.living_instances(instances)))
+    }
+
+    fn describe_subnets<'a>(&'a self, query: &'a SubnetQuery) -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>> {
+        Box::pin(self.call(Operation::DescribeSubnets, self.inner.describe_subnets(query)))
     }
 
     fn instance_limits<'a>(
@@ -195,18 +228,32 @@ impl Ec2 for Guard {
 #[cfg(test)]
 mod tests {
     use super::{Bucket, CallBudget};
+    use ipam_core::{AccountLimits, Operation};
     use std::time::Duration;
     use tokio::time::Instant;
 
     #[test]
     fn a_burst_then_one_after_the_other() {
-        let budget = CallBudget { burst: 2, per_second: 4.0, deadline: Duration::from_secs(1) };
+        let part = (2.0, 4.0);
         let start = Instant::now();
         let mut bucket = Bucket { tokens: 2.0, filled: start };
-        let waits: Vec<u128> = (0..5).map(|_| bucket.take(&budget, start).as_millis()).collect();
+        let waits: Vec<u128> = (0..5).map(|_| bucket.take(part, start).as_millis()).collect();
         assert_eq!(waits, [0, 0, 250, 500, 750]);
         let later = start + Duration::from_secs(60);
-        assert_eq!(bucket.take(&budget, later), Duration::ZERO);
+        assert_eq!(bucket.take(part, later), Duration::ZERO);
         assert!((bucket.tokens - 1.0).abs() < 1e-9, "never above the burst: {}", bucket.tokens);
+    }
+
+    #[test]
+    fn one_node_never_takes_more_than_its_part_of_a_bucket() {
+        let budget = CallBudget::default();
+        assert_eq!(budget.part(Operation::Assign), (30.0, 2.0));
+        assert_eq!(budget.part(Operation::Attach), (15.0, 2.0));
+        assert_eq!(budget.part(Operation::DescribeEnis), (30.0, 8.0));
+        let raised = CallBudget { account: AccountLimits::scaled(4.0).expect("in range"), ..budget };
+        assert_eq!(raised.part(Operation::CreateEni), (60.0, 8.0));
+        // All ENIs of an instance at once, however small the share.
+        let small = CallBudget { account: AccountLimits::scaled(0.01).expect("in range"), ..budget };
+        assert_eq!(small.part(Operation::CreateEni), (15.0, 0.5));
     }
 }

@@ -2,6 +2,7 @@
 //! instance runs, and a listing of its ENIs that lags behind EC2 and is only
 //! ever a hint.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -38,6 +39,24 @@ pub struct ImdsFacts {
     pub vpc: String,
     /// The VPC's IPv4 blocks.
     pub vpc_cidrs: Vec<IpNetwork>,
+}
+
+/// Who ends the instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    /// Its Auto Scaling group: the target lifecycle state is `Terminated`.
+    AutoScaling,
+    /// EC2, which needs the capacity of a Spot instance.
+    Spot,
+}
+
+impl std::fmt::Display for Leaving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::AutoScaling => "its Auto Scaling group terminates it",
+            Self::Spot => "its Spot capacity is reclaimed",
+        })
+    }
 }
 
 /// One ENI as the metadata service lists it.
@@ -144,6 +163,53 @@ impl ImdsClient {
         let path = format!("network/interfaces/macs/{mac}/vpc-ipv4-cidr-blocks");
         let text = self.get(&path).await?;
         text.lines().map(|line| parse(&path, line, "an IPv4 block")).collect()
+    }
+
+    /// The IPv4 block of an ENI's subnet; `None` where the service does not list the ENI (yet).
+    pub async fn subnet_block(&self, mac: MacAddr) -> Result<Option<IpNetwork>, ImdsError> {
+        let path = format!("network/interfaces/macs/{mac}/subnet-ipv4-cidr-block");
+        self.find(&path).await?.map(|text| parse(&path, &text, "an IPv4 block")).transpose()
+    }
+
+    /// Whether the instance is about to be ended, and by whom. `None` where the service knows of nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where the service does not answer; that it has no such path is an answer.
+    pub async fn leaving(&self) -> Result<Option<Leaving>, ImdsError> {
+        let state = self.find("autoscaling/target-lifecycle-state").await?;
+        if state.as_deref() == Some("Terminated") {
+            return Ok(Some(Leaving::AutoScaling));
+        }
+        // There only once the interruption is decided: to terminate, stop or hibernate.
+        Ok(self.find("spot/instance-action").await?.map(|_| Leaving::Spot))
+    }
+
+    /// The MAC addresses of the instance's ENIs, foreign ones included. One request.
+    ///
+    /// # Errors
+    ///
+    /// Where the service does not answer, or not with MAC addresses.
+    pub async fn macs(&self) -> Result<BTreeSet<MacAddr>, ImdsError> {
+        const PATH: &str = "network/interfaces/macs/";
+        self.get(PATH).await?.lines().map(|line| parse(PATH, line, "a MAC address")).collect()
+    }
+
+    /// The addresses of an ENI, its primary one included, and its prefixes where `prefixes` asks for them. One
+    /// request, or two; an ENI that is gone has none.
+    ///
+    /// # Errors
+    ///
+    /// Where the service does not answer, or not with addresses.
+    pub async fn blocks(&self, mac: MacAddr, prefixes: bool) -> Result<BTreeSet<IpNetwork>, ImdsError> {
+        let base = format!("network/interfaces/macs/{mac}");
+        let singles: Vec<IpAddr> = self.list_of(&format!("{base}/local-ipv4s"), "an address").await?;
+        let mut blocks: BTreeSet<IpNetwork> = singles.into_iter().map(IpNetwork::from).collect();
+        if prefixes {
+            let found: Vec<IpNetwork> = self.list_of(&format!("{base}/ipv4-prefix"), "a prefix").await?;
+            blocks.extend(found);
+        }
+        Ok(blocks)
     }
 
     async fn list(&self) -> Result<Vec<ImdsEni>, ImdsError> {

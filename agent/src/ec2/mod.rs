@@ -18,16 +18,16 @@ use std::net::IpAddr;
 use futures::future::BoxFuture;
 use ipam_core::{
     AttachmentId, ClientToken, EniId, EniRecord, InstanceId, InstanceLimits, SecurityGroupId, SubnetId,
-    SubnetRecord, Want,
+    SubnetQuery, SubnetRecord, Want,
 };
 use ipnetwork::IpNetwork;
 
 pub use client::{AwsEc2, ConnectError};
 pub use error::Ec2Error;
 pub use guard::{CallBudget, Guard};
-pub use imds::{EniListing, ImdsClient, ImdsEni, ImdsError, ImdsFacts};
+pub use imds::{EniListing, ImdsClient, ImdsEni, ImdsError, ImdsFacts, Leaving};
 pub use limits::{LimitsError, limits_of};
-pub use observer::{CallObserver, CallOutcome, CallReport, NoObserver};
+pub use observer::{CallObserver, CallReport, NoObserver};
 
 /// The answer to one EC2 call.
 pub type Ec2Result<T> = Result<T, Ec2Error>;
@@ -85,9 +85,23 @@ pub trait Ec2: Send + Sync {
     /// tag. Two DescribeNetworkInterfaces.
     fn describe_enis<'a>(&'a self, instance: &'a InstanceId) -> BoxFuture<'a, Ec2Result<Vec<EniRecord>>>;
 
+    /// Unattached ENIs in `vpc` with the tag of `cluster` and of any instance
+    /// that made them. One DescribeNetworkInterfaces for each thousand.
+    fn describe_unattached<'a>(
+        &'a self,
+        cluster: &'a str,
+        vpc: &'a str,
+    ) -> BoxFuture<'a, Ec2Result<Vec<EniRecord>>>;
+
+    /// Those of the instances that run or are about to; EC2 need not know the
+    /// others. One DescribeInstances for each 190.
+    fn living_instances<'a>(
+        &'a self,
+        instances: &'a BTreeSet<InstanceId>,
+    ) -> BoxFuture<'a, Ec2Result<BTreeSet<InstanceId>>>;
+
     /// Blocks and free addresses of subnets. One DescribeSubnets.
-    fn describe_subnets<'a>(&'a self, subnets: &'a [SubnetId])
-    -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>>;
+    fn describe_subnets<'a>(&'a self, query: &'a SubnetQuery) -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>>;
 
     /// The limits of an instance type. One DescribeInstanceTypes; `None` when
     /// EC2 does not know the type.

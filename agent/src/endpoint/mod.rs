@@ -9,8 +9,14 @@
 //! | between lease and attach | a provisional lease | the connection's end, or a restart |
 //! | inside attach | routes or a filter of a link whose other end is down | undo in reverse, or the DEL that follows |
 //! | between attach and reply | a whole endpoint | the DEL that the runtime sends for a failed ADD |
+//!
+//! A start begins with what stands on the node: pods that run and have no lease get one ([`claim`]), then every
+//! lease whose link is there becomes an endpoint again.
 
+pub mod claim;
+pub mod cni_cache;
 mod registry;
+mod restore;
 mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,7 +29,9 @@ use std::time::Instant;
 
 use rpc::{PodRef, Refusal, SandboxKey};
 
+pub use claim::{Claim, Record, Standing};
 pub use registry::{EndpointView, Phase};
+pub use restore::Recovered;
 pub use slots::{MAX_SLOT, Slot};
 pub use transaction::{Endpoints, Provisional, Shape, SharedEndpoints};
 
@@ -32,8 +40,8 @@ pub use transaction::{Endpoints, Provisional, Shape, SharedEndpoints};
 pub struct Grant {
     /// The pod's address.
     pub address: IpAddr,
-    /// The routing table of its ENI; 254 (main) for the primary one.
-    pub table: u32,
+    /// The routing table of its ENI; 254 (main) for the primary one. None while that ENI is not known.
+    pub table: Option<u32>,
     /// The ENI, for people.
     pub eni: String,
 }
@@ -49,6 +57,19 @@ pub struct Surviving {
     pub grant: Grant,
     /// The host end's name; `None` for a lease that was never attached.
     pub host_ifname: Option<String>,
+    /// The host end's MAC, for a lease that was made of what stood on the node; else it follows from the key.
+    pub host_mac: Option<[u8; 6]>,
+}
+
+/// What became of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// EC2 has the address on an ENI of ours: it is a lease as any other.
+    Confirmed,
+    /// EC2 has not: it is a lease that is reported, and its address is never given to another.
+    Unconfirmed,
+    /// The sandbox or the address has a lease already.
+    Taken,
 }
 
 /// The pool, as a transaction needs it.
@@ -68,6 +89,10 @@ pub trait Addresses: Send + Sync + 'static {
     fn release(&self, key: &SandboxKey) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Everything that is leased.
     fn surviving(&self) -> impl Future<Output = Vec<Surviving>> + Send;
+    /// Makes a lease of a pod that runs without one.
+    fn adopt(&self, claim: &Claim) -> impl Future<Output = Result<Adopted, Refusal>> + Send;
+    /// Every pod that runs has a lease now; a process that ended before this looks at the node again.
+    fn adopted(&self) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// The host end of one pod.
@@ -88,12 +113,19 @@ pub trait Wiring: Send + Sync + 'static {
     /// Routes and rules for a pod's address.
     fn add_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// A pod that was wired before this agent started: what is missing of its wiring is put back, nothing that
-    /// stands is touched.
-    fn adopt_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = ()> + Send;
+    /// stands is touched. Returns the table of its ENI; where the grant does not know it, the one that what the pod
+    /// sends is led to.
+    fn adopt_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Option<u32>> + Send;
+    /// What a pod that runs sends leaves by this table from now on.
+    fn set_table(&self, address: IpAddr, table: u32) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Takes them away; nothing happens where there are none.
     fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// The link of this name, where it is there.
     fn find(&self, ifname: &str) -> impl Future<Output = Result<Option<HostEnd>, Refusal>> + Send;
+    /// Every host end whose name begins with `prefix`, by name.
+    fn standing(&self, prefix: &str) -> impl Future<Output = Result<Vec<Standing>, Refusal>> + Send;
+    /// The MAC of the pod's end, which is asked for on the link; `None` where nobody answers.
+    fn ask_pod_mac(&self, end: &HostEnd, address: IpAddr) -> impl Future<Output = Option<[u8; 6]>> + Send;
 }
 
 /// One pod, as filters and policy know it.
@@ -119,6 +151,10 @@ pub trait Enforcement: Send + Sync + 'static {
     fn detach(&self, endpoint: &Endpoint) -> impl Future<Output = ()> + Send;
     /// The slot that the filters on this link were attached with, where they are there.
     fn slot_of(&self, ifindex: u32) -> impl Future<Output = Option<Slot>> + Send;
+    /// The addresses that the filters on this link know, where they are there.
+    fn addresses_of(&self, ifindex: u32) -> impl Future<Output = Vec<IpAddr>> + Send;
+    /// What stands of a link that belongs to no endpoint is nobody's: nothing passes it.
+    fn discard(&self, ifindex: u32) -> impl Future<Output = ()> + Send;
 }
 
 /// The three ports together.

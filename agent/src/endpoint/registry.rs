@@ -35,6 +35,8 @@ pub struct EndpointView {
     pub endpoint: Option<Endpoint>,
     /// How far it has come.
     pub phase: Phase,
+    /// Its lease was made of what stood on the node.
+    pub adopted: bool,
 }
 
 /// A sandbox with an address.
@@ -47,6 +49,8 @@ pub(super) struct Sandbox {
     pub(super) pod_mac: [u8; 6],
     /// The ADD that leased it: only that ADD's connection may undo it.
     pub(super) add: u64,
+    /// Its lease was made of what stood on the node: its DEL may come by another key, or never.
+    pub(super) adopted: bool,
     pub(super) endpoint: Option<Endpoint>,
 }
 

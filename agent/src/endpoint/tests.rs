@@ -1,3 +1,5 @@
+mod lost;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,6 +19,23 @@ pub(crate) struct Node {
     routes: Mutex<BTreeSet<IpAddr>>,
     filters: Mutex<BTreeMap<u32, Slot>>,
     links: Mutex<BTreeMap<String, HostEnd>>,
+    /// Addresses that routes lead to links, by the link's name.
+    routed: Mutex<BTreeMap<String, Vec<IpAddr>>>,
+    /// Pods that do not tell their MAC.
+    silent: Mutex<BTreeSet<IpAddr>>,
+    /// Pods are asked for their MAC at the same time.
+    together: Mutex<Option<Arc<tokio::sync::Barrier>>>,
+    /// Tables that rules lead pods to.
+    tables: Mutex<BTreeMap<IpAddr, u32>>,
+    /// Addresses that filters know, by link.
+    filtered: Mutex<BTreeMap<u32, IpAddr>>,
+    /// Addresses that EC2 does not have.
+    strange: Mutex<BTreeSet<IpAddr>>,
+    /// Host ends of leases that were adopted, by container id.
+    adopted: Mutex<BTreeMap<String, [u8; 6]>>,
+    /// The pods that filters were attached for, by link.
+    named: Mutex<BTreeMap<u32, Option<PodRef>>>,
+    keys: Mutex<BTreeMap<String, (SandboxKey, Option<PodRef>)>>,
     failing: Mutex<Option<&'static str>>,
     log: Mutex<Vec<String>>,
 }
@@ -70,7 +89,7 @@ impl Addresses for Node {
                 return Ok(grant.clone());
             }
             if let Some(address) = self.free.lock().unwrap().pop() {
-                let grant = Grant { address, table: 254, eni: "eni-1".into() };
+                let grant = Grant { address, table: Some(254), eni: "eni-1".into() };
                 self.leases.lock().unwrap().insert(key.container_id.clone(), (grant.clone(), None));
                 return Ok(grant);
             }
@@ -94,15 +113,34 @@ impl Addresses for Node {
 
     async fn surviving(&self) -> Vec<Surviving> {
         let leases = self.leases.lock().unwrap();
+        let (keys, adopted) = (self.keys.lock().unwrap(), self.adopted.lock().unwrap());
         leases
             .iter()
-            .map(|(id, (grant, host_ifname))| Surviving {
-                key: key(id),
-                pod: Some(pod()),
-                grant: grant.clone(),
-                host_ifname: host_ifname.clone(),
+            .map(|(id, (grant, host_ifname))| {
+                let (key, pod) = keys.get(id).cloned().unwrap_or_else(|| (key(id), Some(pod())));
+                let (host_ifname, host_mac) = (host_ifname.clone(), adopted.get(id).copied());
+                Surviving { key, pod, grant: grant.clone(), host_ifname, host_mac }
             })
             .collect()
+    }
+
+    async fn adopt(&self, claim: &Claim) -> Result<Adopted, Refusal> {
+        self.step("adopt")?;
+        let mut leases = self.leases.lock().unwrap();
+        let id = claim.key.container_id.clone();
+        if leases.contains_key(&id) || leases.values().any(|(grant, _)| grant.address == claim.address) {
+            return Ok(Adopted::Taken);
+        }
+        let grant = Grant { address: claim.address, table: Some(254), eni: "eni-1".into() };
+        leases.insert(id.clone(), (grant, Some(claim.end.ifname.clone())));
+        self.adopted.lock().unwrap().insert(id.clone(), claim.end.host_mac);
+        self.keys.lock().unwrap().insert(id, (claim.key.clone(), claim.pod.clone()));
+        let strange = self.strange.lock().unwrap().contains(&claim.address);
+        Ok(if strange { Adopted::Unconfirmed } else { Adopted::Confirmed })
+    }
+
+    async fn adopted(&self) -> Result<(), Refusal> {
+        self.step("adopted")
     }
 }
 
@@ -113,8 +151,15 @@ impl Wiring for Node {
         Ok(())
     }
 
-    async fn adopt_pod(&self, grant: &Grant, _: &HostEnd) {
+    async fn adopt_pod(&self, grant: &Grant, _: &HostEnd) -> Option<u32> {
         self.routes.lock().unwrap().insert(grant.address);
+        grant.table.or_else(|| self.tables.lock().unwrap().get(&grant.address).copied())
+    }
+
+    async fn set_table(&self, address: IpAddr, table: u32) -> Result<(), Refusal> {
+        self.step("set_table")?;
+        self.tables.lock().unwrap().insert(address, table);
+        Ok(())
     }
 
     async fn remove_pod(&self, grant: &Grant, _: &HostEnd) -> Result<(), Refusal> {
@@ -127,18 +172,43 @@ impl Wiring for Node {
         self.step("find")?;
         Ok(self.links.lock().unwrap().get(ifname).cloned())
     }
+
+    async fn standing(&self, prefix: &str) -> Result<Vec<Standing>, Refusal> {
+        self.step("standing")?;
+        let (links, routed) = (self.links.lock().unwrap(), self.routed.lock().unwrap());
+        let ours = links.values().filter(|end| end.ifname.starts_with(prefix));
+        let addresses = |end: &HostEnd| routed.get(&end.ifname).cloned().unwrap_or_default();
+        Ok(ours.map(|end| Standing { end: end.clone(), addresses: addresses(end) }).collect())
+    }
+
+    async fn ask_pod_mac(&self, _: &HostEnd, address: IpAddr) -> Option<[u8; 6]> {
+        let together = self.together.lock().unwrap().clone();
+        if let Some(barrier) = together {
+            barrier.wait().await;
+        }
+        (!self.silent.lock().unwrap().contains(&address)).then_some([6; 6])
+    }
 }
 
 impl Enforcement for Node {
     async fn attach(&self, endpoint: Endpoint) -> Result<(), Refusal> {
         self.step("attach")?;
         self.filters.lock().unwrap().insert(endpoint.end.ifindex, endpoint.slot);
+        self.named.lock().unwrap().insert(endpoint.end.ifindex, endpoint.pod);
         Ok(())
     }
 
     async fn detach(&self, endpoint: &Endpoint) {
         self.step("detach").expect("detach cannot fail");
         self.filters.lock().unwrap().remove(&endpoint.end.ifindex);
+    }
+
+    async fn addresses_of(&self, ifindex: u32) -> Vec<IpAddr> {
+        self.filtered.lock().unwrap().get(&ifindex).copied().into_iter().collect()
+    }
+
+    async fn discard(&self, ifindex: u32) {
+        self.filters.lock().unwrap().remove(&ifindex);
     }
 
     async fn slot_of(&self, ifindex: u32) -> Option<Slot> {

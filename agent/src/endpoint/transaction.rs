@@ -3,17 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rpc::{Leased, PodRef, Refusal, SandboxKey, code, reason};
 use tokio_util::sync::CancellationToken;
 
 use super::registry::{EndpointView, Entry, Phase, Registry, Sandbox};
-use super::{Addresses, Endpoint, Enforcement, HostEnd, Ports, Surviving, Wiring};
-
-/// A link that cannot be read is asked for this often, with this pause.
-const FIND_TRIES: u32 = 20;
-const FIND_PAUSE: Duration = Duration::from_millis(250);
+use super::{Addresses, Endpoint, Enforcement, HostEnd, Ports, Wiring};
 
 /// What names and sizes the plugin is told.
 #[derive(Debug, Clone)]
@@ -26,9 +22,9 @@ pub struct Shape {
 
 /// All endpoints of the node.
 pub struct Endpoints<A, W, E> {
-    ports: Ports<A, W, E>,
-    shape: Shape,
-    registry: Registry,
+    pub(super) ports: Ports<A, W, E>,
+    pub(super) shape: Shape,
+    pub(super) registry: Registry,
     next_add: AtomicU64,
     /// The last observed state of every sandbox, for people; the truth is behind each entry's turn.
     views: Mutex<std::collections::BTreeMap<SandboxKey, EndpointView>>,
@@ -111,6 +107,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
                 host_mac,
                 pod_mac,
                 add,
+                adopted: false,
                 endpoint: None,
             });
         }
@@ -222,10 +219,21 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
     ///
     /// What could not be undone; the runtime then repeats the DEL.
     pub async fn release(&self, key: &SandboxKey) -> Result<(), Refusal> {
+        let (known, outcome) = self.release_by_key(key).await;
+        if !known {
+            // It may be the sandbox of an adopted lease; the plugin has taken its link away before it asked us.
+            self.give_back_vanished().await;
+        }
+        outcome
+    }
+
+    /// Releases what has this very key; also tells whether there was anything.
+    pub(super) async fn release_by_key(&self, key: &SandboxKey) -> (bool, Result<(), Refusal>) {
         let entry = self.registry.entry(key);
         self.registry.bury(key, Instant::now());
         entry.cancel_add();
         let mut turn = entry.turn.lock().await;
+        let known = turn.is_some();
         let mut first_error = None;
         if let Some(Sandbox { grant, endpoint: Some(endpoint), .. }) = turn.as_ref() {
             first_error = self.ports.wiring.remove_pod(grant, &endpoint.end).await.err();
@@ -245,7 +253,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         drop(turn);
         self.hide(key);
         self.registry.forget(key, entry);
-        first_error.map_or(Ok(()), Err)
+        (known, first_error.map_or(Ok(()), Err))
     }
 
     /// The connection of an ADD ended before its attach was answered.
@@ -314,87 +322,6 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         first_error.map_or(Ok(released), Err)
     }
 
-    /// After a start: leases whose link is there are attached again, in place; others are given back, with
-    /// their cooldown.
-    ///
-    /// # Errors
-    ///
-    /// Where the links cannot be read: nothing may be given back or taken away then.
-    pub async fn restore(&self) -> Result<(), Refusal> {
-        let mut living = Vec::new();
-        for lease in self.ports.addresses.surviving().await {
-            let end = match &lease.host_ifname {
-                Some(ifname) => self.find_patiently(ifname).await?,
-                None => None,
-            };
-            // A link of this name with another MAC is that of a successor: a pod of the same name.
-            match end.filter(|end| end.host_mac == macs(&lease.key).0) {
-                Some(end) => living.push((lease, end)),
-                None => self.give_back(&lease).await,
-            }
-        }
-        let mut slotted = Vec::new();
-        for (lease, end) in living {
-            slotted.push((self.ports.enforcement.slot_of(end.ifindex).await, lease, end));
-        }
-        // Known slots first, so that none of them is given to another.
-        slotted.sort_by_key(|(slot, ..)| slot.is_none());
-        for (slot, lease, mut end) in slotted {
-            if end.pod_mac == [0; 6] {
-                end.pod_mac = macs(&lease.key).1;
-            }
-            self.adopt(slot, lease, end).await;
-        }
-        Ok(())
-    }
-
-    async fn find_patiently(&self, ifname: &str) -> Result<Option<HostEnd>, Refusal> {
-        let mut tries = 0;
-        loop {
-            match self.ports.wiring.find(ifname).await {
-                Err(refusal) if tries < FIND_TRIES => {
-                    tracing::warn!(ifname, error = %refusal, "the link cannot be read");
-                    tries += 1;
-                    tokio::time::sleep(FIND_PAUSE).await;
-                }
-                other => return other,
-            }
-        }
-    }
-
-    async fn give_back(&self, lease: &Surviving) {
-        let (sandbox, address) = (&lease.key, lease.grant.address);
-        tracing::info!(%sandbox, %address, "its link is gone; the address is given back");
-        if let Err(refusal) = self.ports.addresses.release(sandbox).await {
-            tracing::warn!(%sandbox, error = %refusal, "the address could not be given back");
-        }
-    }
-
-    /// One that runs since before this agent: whatever fails now is tried again by those who keep it.
-    async fn adopt(&self, slot: Option<super::Slot>, lease: Surviving, end: HostEnd) {
-        let Surviving { key, pod, grant, .. } = lease;
-        let Some(slot) = self.registry.take_slot(slot) else {
-            tracing::error!(sandbox = %key, "every endpoint slot is taken; its filters stay as they were");
-            return;
-        };
-        let endpoint = Endpoint { key: key.clone(), slot, pod: pod.clone(), address: grant.address, end };
-        self.ports.wiring.adopt_pod(&grant, &endpoint.end).await;
-        if let Err(refusal) = self.ports.enforcement.attach(endpoint.clone()).await {
-            tracing::error!(sandbox = %key, error = %refusal, "its filters stay as they were");
-        }
-        let sandbox = Sandbox {
-            pod,
-            grant,
-            host_ifname: endpoint.end.ifname.clone(),
-            host_mac: endpoint.end.host_mac,
-            pod_mac: endpoint.end.pod_mac,
-            add: 0,
-            endpoint: Some(endpoint),
-        };
-        self.show(&key, &sandbox);
-        *self.registry.entry(&key).turn.lock().await = Some(sandbox);
-    }
-
     /// Every sandbox as it was last seen.
     pub fn view(&self) -> Vec<EndpointView> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
@@ -405,13 +332,14 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         self.registry.entries().len()
     }
 
-    fn show(&self, key: &SandboxKey, sandbox: &Sandbox) {
+    pub(super) fn show(&self, key: &SandboxKey, sandbox: &Sandbox) {
         let view = EndpointView {
             key: key.clone(),
             pod: sandbox.pod.clone(),
             grant: sandbox.grant.clone(),
             endpoint: sandbox.endpoint.clone(),
             phase: if sandbox.endpoint.is_some() { Phase::Attached } else { Phase::Leased },
+            adopted: sandbox.adopted,
         };
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), view);
     }
@@ -444,7 +372,7 @@ fn gateway(address: IpAddr) -> IpAddr {
 /// MACs of both ends, locally administered and unicast, the same for the same sandbox in every version: by the
 /// host end's, a restarted agent knows whose link it is. Each link is a segment of its own, so that two sandboxes
 /// may share a MAC without harm.
-fn macs(key: &SandboxKey) -> ([u8; 6], [u8; 6]) {
+pub(super) fn macs(key: &SandboxKey) -> ([u8; 6], [u8; 6]) {
     let mac = |end: u8| {
         // FNV-1a, 64 bits (RFC 9923).
         let parts =

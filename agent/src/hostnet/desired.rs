@@ -46,8 +46,9 @@ pub struct PodRoute {
     /// Ethernet address of the pod's end, for a permanent neighbour entry; none for a pod that another plugin
     /// wired: it is asked by ARP.
     pub pod_mac: Option<Mac>,
-    /// The table of the ENI that has the pod's address.
-    pub table: u32,
+    /// The table of the ENI that has the pod's address; none while nobody knows that ENI: then a rule that leads
+    /// what the pod sends to a table is left as it stands.
+    pub table: Option<u32>,
 }
 
 /// Which port a translated connection gets (`AWS_VPC_K8S_CNI_RANDOMIZESNAT`).

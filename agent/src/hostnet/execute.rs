@@ -28,13 +28,12 @@ pub(super) fn execute(
             Action::RemoveRoute(route) => route::delete(&mut batch, route),
             Action::RemoveNeighbour(one) => neighbour::delete(&mut batch, one.link, one.address),
             Action::PutTable(table) => {
-                let result = flush(&mut batch, route_socket).and_then(|()| nft::replace(nft_socket, table));
-                failure = failure.or(result.err());
+                let before = flush(&mut batch, route_socket).err();
+                failure = failure.or(before).or(nft::replace(nft_socket, table).err());
             }
             Action::RemoveTable => {
-                let result = flush(&mut batch, route_socket)
-                    .and_then(|()| nft::remove(nft_socket, family, snat::TABLE));
-                failure = failure.or(result.err());
+                let before = flush(&mut batch, route_socket).err();
+                failure = failure.or(before).or(nft::remove(nft_socket, family, snat::TABLE).err());
             }
         }
     }

@@ -24,15 +24,17 @@ mod keep;
 mod observed;
 mod plan;
 mod snat;
+mod standing;
 mod sysctl;
 mod wanted;
 
 pub use action::{Action, ActionKind};
 pub use desired::{Desired, EniLink, NodeNet, PodRoute, PortChoice, SnatMode, table_of};
-pub use handle::{HostLink, HostNet, Report};
+pub use handle::{HostLink, HostNet, Refused, Report};
 pub use keep::keep;
 pub use observed::Observed;
 pub use plan::plan;
+pub use standing::StandingLink;
 pub use sysctl::enable_forwarding;
 pub use wanted::Finding;
 

@@ -36,7 +36,8 @@ pub(super) fn plan_wanted(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     actions.extend(plan_table(wanted, observed));
 
     let ours = observed.rules.iter().filter(|rule| rule.protocol == PROTOCOL);
-    actions.extend(ours.filter(|rule| !wanted.rules.contains(rule)).cloned().map(Action::RemoveRule));
+    let stale = ours.filter(|rule| !wanted.rules.contains(rule) && !wanted.leaves(rule));
+    actions.extend(stale.cloned().map(Action::RemoveRule));
     actions.extend(stale_routes.into_iter().map(Action::RemoveRoute));
     let ours = observed.neighbours.iter().filter(|neighbour| neighbour.protocol == PROTOCOL);
     // One of the same address that is replaced is not removed as well.

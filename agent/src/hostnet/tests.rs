@@ -61,7 +61,7 @@ fn pod(number: u8, table: u32) -> PodRoute {
         host_ifname: format!("eni{number}"),
         host_ifindex: 100 + u32::from(number),
         pod_mac: Some(POD),
-        table,
+        table: Some(table),
     }
 }
 
@@ -227,6 +227,43 @@ fn rules_of_the_incumbent_are_doubled_and_stay() {
     let actions = settle(&desired(pods), &mut observed);
     let ours = Rule { protocol: PROTOCOL, ..theirs.clone() };
     assert!(actions.contains(&Action::AddRule(ours)) && observed.rules.contains(&theirs));
+}
+
+#[test]
+fn a_pod_whose_eni_nobody_knows_keeps_the_rule_that_leads_it() {
+    let known = vec![pod(7, 2)];
+    let mut observed = fresh(&known);
+    settle(&desired(known.clone()), &mut observed);
+    let unknown = vec![PodRoute { table: None, ..pod(7, 2) }];
+    assert_eq!(plan(&desired(unknown.clone()), &observed), []);
+    // Without it there is none to be guessed; what leads to the pod is put back.
+    observed.rules.retain(|rule| rule.from != Some(net("10.20.16.7/32")));
+    let to = observed.rules.iter().position(|rule| rule.to == Some(net("10.20.16.7/32"))).expect("it stands");
+    let to = observed.rules.remove(to);
+    assert_eq!(plan(&desired(unknown), &observed), [Action::AddRule(to)]);
+    // Its table comes to be known: only then another's goes.
+    settle(&desired(known), &mut observed);
+    let moved = settle(&desired(vec![pod(7, 3)]), &mut observed);
+    assert!(
+        matches!(&moved[..], [Action::AddRule(new), Action::RemoveRule(old)] if new.table == 3 && old.table == 2)
+    );
+}
+
+#[test]
+fn rules_of_a_pod_s_are_known_whoever_made_them() {
+    let rules = wanted::pod_rules(&pod(7, 2));
+    let (address, other) = (ip("10.20.16.7"), ip("10.20.16.8"));
+    for protocol in [PROTOCOL, 4, 0] {
+        for rule in &rules {
+            let rule = Rule { protocol, ..rule.clone() };
+            assert!(wanted::is_of_pod(&rule, address) && !wanted::is_of_pod(&rule, other), "{rule:?}");
+            assert!(
+                !wanted::is_of_pod(&Rule { priority: 700, ..rule.clone() }, address),
+                "another's priority"
+            );
+            assert!(!wanted::is_of_pod(&Rule { more: true, ..rule }, address), "it asks for more");
+        }
+    }
 }
 
 #[test]

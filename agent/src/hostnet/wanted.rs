@@ -22,7 +22,7 @@ const TO_EXTERNAL_SERVICE: u32 = 1535;
 /// From a pod, look in its ENI's table.
 const FROM_POD: u32 = 1536;
 /// From a secondary ENI's own address, look in its table.
-const FROM_ENI: u32 = 32_765;
+pub(super) const FROM_ENI: u32 = 32_765;
 
 /// Sources may arrive by another link than the one that leads to them.
 pub(super) const RP_FILTER_LOOSE: u32 = 2;
@@ -68,6 +68,10 @@ pub(super) struct Wanted {
     pub(super) table: Option<Table>,
     /// Per link, subnets that the kernel must have no route for in main.
     pub(super) unrouted: BTreeSet<(u32, IpNetwork)>,
+    /// Pods whose table is not known: their rules into a table stay.
+    pub(super) undecided: BTreeSet<IpAddr>,
+    /// The link of each secondary ENI.
+    pub(super) enis: BTreeMap<Mac, u32>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -113,8 +117,21 @@ fn by_mac(links: &[Link], mac: Mac) -> Option<&Link> {
 /// The rules of a pod.
 pub(super) fn pod_rules(pod: &PodRoute) -> Vec<Rule> {
     let to = Rule { to: Some(host(pod.address)), ..Rule::new(TO_POD, TABLE_MAIN) };
-    let from = Rule { from: Some(host(pod.address)), ..Rule::new(FROM_POD, pod.table) };
-    if pod.table == TABLE_MAIN { vec![to] } else { vec![to, from] }
+    let elsewhere = pod.table.filter(|table| *table != TABLE_MAIN);
+    let from = elsewhere.map(|table| Rule { from: Some(host(pod.address)), ..Rule::new(FROM_POD, table) });
+    std::iter::once(to).chain(from).collect()
+}
+
+/// Whether a rule is one of a pod's with this address, whoever made it: the incumbent's have the same priorities.
+pub(super) fn is_of_pod(rule: &Rule, address: IpAddr) -> bool {
+    let to = rule.priority == TO_POD && rule.to == Some(host(address)) && rule.from.is_none();
+    // Older incumbents' lead to each CIDR of the VPC.
+    (to || leads_from_pod(rule, address)) && rule.mark.is_none() && !rule.more
+}
+
+/// Whether a rule leads what a pod with this address sends to a table, whoever made it.
+pub(super) fn leads_from_pod(rule: &Rule, address: IpAddr) -> bool {
+    rule.priority == FROM_POD && rule.from == Some(host(address))
 }
 
 /// The route to a pod.
@@ -152,6 +169,7 @@ impl Wanted {
     }
 
     fn secondary(&mut self, eni: &EniLink, link: &Link, mtu: u32) {
+        self.enis.insert(eni.mac, link.index);
         let settings = LinkSettings { up: true, mtu: Some(mtu), forwarding: true, loose_sources: false };
         self.links.insert(link.index, settings);
         if let Ok(network) = IpNetwork::new(eni.primary_ip, eni.subnet.prefix()) {
@@ -171,6 +189,14 @@ impl Wanted {
         self.routes.insert(pod_route(pod));
         self.neighbours.extend(pod_neighbour(pod));
         self.rules.extend(pod_rules(pod));
+        if pod.table.is_none() {
+            self.undecided.insert(pod.address);
+        }
+    }
+
+    /// Whether a rule is left as it stands though it is not wanted.
+    pub(super) fn leaves(&self, rule: &Rule) -> bool {
+        rule.from.is_some_and(|from| self.undecided.contains(&from.ip()) && leads_from_pod(rule, from.ip()))
     }
 
     /// Whether what `action` puts was in here: it is being put back.
@@ -186,6 +212,24 @@ impl Wanted {
             | Action::RemoveRule(_)
             | Action::RemoveRoute(_)
             | Action::RemoveNeighbour(_) => false,
+        }
+    }
+
+    /// Takes out what was not put in force.
+    pub(super) fn forget(&mut self, actions: &[Action]) {
+        for action in actions {
+            match action {
+                Action::ChangeLink(change) => drop(self.links.remove(&change.index)),
+                Action::AddAddress(address) => drop(self.addresses.remove(address)),
+                Action::PutRoute(route) => drop(self.routes.remove(route)),
+                Action::PutNeighbour(neighbour) => drop(self.neighbours.remove(neighbour)),
+                Action::AddRule(rule) => drop(self.rules.remove(rule)),
+                Action::PutTable(_) => self.table = None,
+                Action::RemoveTable
+                | Action::RemoveRule(_)
+                | Action::RemoveRoute(_)
+                | Action::RemoveNeighbour(_) => {}
+            }
         }
     }
 }

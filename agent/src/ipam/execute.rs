@@ -91,9 +91,7 @@ impl Executor {
             Action::Detach { attachment, .. } => self.ec2.detach(attachment).await.map(|()| Reply::Done),
             Action::DeleteEni { eni } => self.ec2.delete(eni).await.map(|()| Reply::Done),
             Action::DescribeEnis => self.ec2.describe_enis(&self.instance).await.map(Reply::Enis),
-            Action::DescribeSubnets { subnets } => {
-                self.ec2.describe_subnets(subnets).await.map(Reply::Subnets)
-            }
+            Action::DescribeSubnets { query } => self.ec2.describe_subnets(query).await.map(Reply::Subnets),
         }
     }
 
@@ -102,7 +100,7 @@ impl Executor {
         let mut all = self.extra_tags.clone();
         all.retain(|key, _| !key.contains("k8s.amazonaws.com"));
         all.insert(tags::INSTANCE_ID.to_owned(), self.instance.as_str().to_owned());
-        all.insert(tags::CREATED_AT.to_owned(), rfc3339(SystemTime::now()));
+        all.insert(tags::CREATED_AT.to_owned(), crate::rfc3339::write(SystemTime::now()));
         all.insert(tags::INTENT.to_owned(), token.as_str().to_owned());
         if let Some(cluster) = &self.cluster {
             all.insert(tags::CLUSTER.to_owned(), cluster.clone());
@@ -129,47 +127,4 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
-}
-
-/// `time` as RFC 3339 in UTC, to the second.
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (hour, minute, second) = (rest / 3600, rest % 3600 / 60, rest % 60);
-    let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Year, month and day of a day since 1970-01-01, by Hinnant's algorithm:
-/// years begin in March, so that the leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::rfc3339;
-    use std::time::{Duration, SystemTime};
-
-    #[test]
-    fn dates() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (1_798_761_599, "2026-12-31T23:59:59Z"),
-        ] {
-            assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), expected);
-        }
-    }
 }

@@ -7,15 +7,17 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ipam_core::{
-    Grant, Identity, InstanceId, Lease, MacAddr, PodRef, PoolState, Refusal, SandboxKey, Targets,
+    Grant, Identity, InstanceId, Lease, MacAddr, PodRef, PoolState, Queue, Refusal, SandboxKey, Targets,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::checkpoint::{Checkpoint, CheckpointError, Found};
+use super::adopt::Left;
+use super::checkpoint::{Checkpoint, CheckpointError, Content, Found};
 use super::clock::{BootClock, ClockError};
 use super::execute::{Executor, chain};
 use super::journal::{Journal, JournalError};
@@ -37,6 +39,9 @@ pub struct PoolConfig {
     pub cluster: Option<String>,
     /// Tags for new ENIs (`ADDITIONAL_ENI_TAGS`).
     pub extra_tags: BTreeMap<String, String>,
+    /// How long EC2 is not called while the first word of [`Pool::queue`] is
+    /// to be expected; zero when none will come.
+    pub queue_patience: Duration,
 }
 
 /// Where the pool keeps its state.
@@ -69,6 +74,35 @@ pub enum StartError {
     /// The boot's identity or age cannot be read.
     #[error("the boot clock")]
     Clock(#[from] ClockError),
+}
+
+/// A pod that runs without a lease: the checkpoint was lost, or another agent gave it its address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Adoption {
+    /// Whose it is.
+    pub key: SandboxKey,
+    /// The pod, where it is known.
+    pub pod: Option<PodRef>,
+    /// Its address.
+    pub address: IpAddr,
+    /// The host end of its link.
+    pub host_ifname: String,
+    /// The host end's MAC address.
+    pub host_mac: MacAddr,
+}
+
+/// What became of an [`Adoption`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Adopted {
+    /// A lease as any other.
+    Confirmed,
+    /// EC2 does not have the address on an ENI of ours: held, reported, never
+    /// given to another.
+    Unconfirmed,
+    /// The sandbox or the address has a lease.
+    Taken,
+    /// It could not be written down, or the pool has stopped.
+    NotWritten,
 }
 
 /// A sandbox wants an address.
@@ -131,6 +165,19 @@ pub struct Pool {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     view: watch::Receiver<Arc<PoolView>>,
     tickets: Arc<AtomicU64>,
+    past: Past,
+}
+
+/// What is known of this boot's leases at the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Past {
+    /// All of them, from our own checkpoint.
+    Known,
+    /// Nothing is on file, or not everything yet: another agent may have been
+    /// here before.
+    Missing,
+    /// There was a checkpoint of ours and it cannot be read.
+    Torn,
 }
 
 impl Pool {
@@ -164,22 +211,27 @@ impl Pool {
             Identity { instance: config.instance.clone(), manage_untagged: config.manage_untagged };
         let seed = format!("{}-{:016x}", config.instance, rand::random::<u64>());
         let mut state = PoolState::new(identity, seed);
+        if !config.queue_patience.is_zero() {
+            state.expect_queue(clock.now() + config.queue_patience);
+        }
 
         let checkpoint = Checkpoint::new(&dirs.run, clock.boot_id());
-        match checkpoint.read()? {
-            Found::Pool(saved) => {
+        let (past, adopted) = match checkpoint.read()? {
+            Found::Content(Content { pool: saved, adopted, adopting }) => {
                 info!(
                     leases = saved.leases.len(),
                     cooling = saved.cooling.len(),
                     "checkpoint of this boot read"
                 );
                 state.restore(saved);
+                (if adopting { Past::Missing } else { Past::Known }, adopted)
             }
             Found::Torn(error) => {
                 warn!(error, "the checkpoint cannot be read; every address that EC2 lists cools down first");
+                (Past::Torn, Vec::new())
             }
-            Found::Nothing => {}
-        }
+            Found::Nothing => (Past::Missing, Vec::new()),
+        };
         let (journal, left) = Journal::open(&dirs.journal)?;
         for (_, action) in &left {
             warn!(?action, "an EC2 change of the last process has no known end");
@@ -195,10 +247,14 @@ impl Pool {
         };
         let (commands, inbox) = mpsc::unbounded_channel();
         let (shown, view) = watch::channel(Arc::new(PoolView::default()));
-        let recovered = left.into_iter().map(|(line, _)| line).collect();
-        let task = PoolTask::new(state, config.targets, clock, checkpoint, executor, imds, shown, recovered);
+        let left = Left {
+            journal_lines: left.into_iter().map(|(line, _)| line).collect(),
+            adopted: adopted.into_iter().map(|lease| (lease.key, lease.host_mac)).collect(),
+            adopting: past != Past::Known,
+        };
+        let task = PoolTask::new(state, config.targets, clock, checkpoint, executor, imds, shown, left);
         tokio::spawn(task.run(inbox));
-        Ok(Self { commands, view, tickets: Arc::default() })
+        Ok(Self { commands, view, tickets: Arc::default(), past })
     }
 
     /// An address for a sandbox, provisional until [`Self::commit`]. Waits in
@@ -230,17 +286,26 @@ impl Pool {
         self.ask(|reply| Command::Release { key, reply }).await.flatten()
     }
 
-    /// Puts in a lease that the node's last agent gave, while EC2's truth is
-    /// known. False when EC2 has not put the address on an ENI of ours, or the
-    /// address or the sandbox has a lease.
-    pub async fn adopt(
-        &self,
-        key: SandboxKey,
-        pod: Option<PodRef>,
-        address: IpAddr,
-        host_ifname: Option<String>,
-    ) -> bool {
-        self.ask(|reply| Command::Adopt { key, pod, address, host_ifname, reply }).await.unwrap_or(false)
+    /// What is known of this boot's leases at the start.
+    pub fn past(&self) -> Past {
+        self.past
+    }
+
+    /// Makes a lease of a pod that runs without one. To be called while EC2's
+    /// truth is known, and before anything is leased.
+    pub async fn adopt(&self, adoption: Adoption) -> Adopted {
+        self.ask(|reply| Command::Adopt { adoption, reply }).await.unwrap_or(Adopted::NotWritten)
+    }
+
+    /// Every pod that runs has a lease now; until this is written down, a next
+    /// process looks at the node again. False when it could not be.
+    pub async fn adoption_ended(&self) -> bool {
+        self.ask(|reply| Command::AdoptionEnded { reply }).await.unwrap_or(false)
+    }
+
+    /// The host end's MAC address of each lease that was adopted.
+    pub async fn adopted(&self) -> BTreeMap<SandboxKey, MacAddr> {
+        self.ask(|reply| Command::Adopted { reply }).await.unwrap_or_default()
     }
 
     /// Every lease, provisional ones included.
@@ -270,6 +335,17 @@ impl Pool {
     /// API says; those that wait in [`Self::lease`] count too.
     pub fn announce(&self, pods_without_address: u32) {
         self.tell(Command::Announce(pods_without_address));
+    }
+
+    /// Which pods bound to this node the Kubernetes API shows without an
+    /// address; those that have their lease do not count any more.
+    pub fn announce_pods(&self, pods: Vec<PodRef>) {
+        self.tell(Command::AnnouncePods(pods));
+    }
+
+    /// Who else needs EC2, as the Kubernetes API says: when our turn comes.
+    pub fn queue(&self, queue: Queue) {
+        self.tell(Command::Queue(Box::new(queue)));
     }
 
     /// New targets: a change of `max-pods`, a cordoned node, a new knob.

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -75,13 +76,13 @@ impl Journal {
     pub(super) fn open(dir: &Path) -> Result<(Self, Vec<(u64, Action)>), JournalError> {
         let path = dir.join(FILE);
         let wrong = |source| JournalError::Io { path: path.clone(), source };
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-                String::new()
-            }
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(wrong(source)),
         };
+        // Whatever a power cut left in one line, the others stand.
+        let text = String::from_utf8_lossy(&bytes);
         let mut open = BTreeMap::new();
         let mut next = 0;
         for line in text.lines() {
@@ -96,7 +97,10 @@ impl Journal {
                 Ok(Line::End { id }) => {
                     open.remove(&id);
                 }
-                Ok(Line::Head { .. }) | Err(_) => {}
+                Ok(Line::Head { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a line of the journal cannot be read; EC2 is asked");
+                }
             }
         }
         let file = rewrite(&path, &open).map_err(wrong)?;
@@ -108,6 +112,7 @@ impl Journal {
     /// Notes that `action` begins; it is on the disk when this returns.
     pub(super) async fn begin(&self, action: Action) -> Result<u64, JournalError> {
         self.blocking(move |inner| {
+            inner.keep_name()?;
             let id = inner.next;
             inner.next += 1;
             inner.append(&Line::Begin { id, action: action.clone() })?;
@@ -149,6 +154,20 @@ impl Journal {
 }
 
 impl Inner {
+    /// A file that somebody removed, with its directory perhaps, is begun anew: lines in a file without a name
+    /// would be read by nobody.
+    fn keep_name(&mut self) -> io::Result<()> {
+        if self.file.metadata()?.nlink() > 0 {
+            return Ok(());
+        }
+        tracing::warn!(path = %self.path.display(), "the journal was removed; it is begun anew");
+        if let Some(dir) = self.path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        self.file = rewrite(&self.path, &self.open)?;
+        Ok(())
+    }
+
     fn append(&mut self, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
@@ -206,6 +225,43 @@ mod tests {
         journal.end(second).await.expect("written");
         let third = journal.begin(delete("eni-3")).await.expect("written");
         assert!(third > second, "ids are not used twice while they are open");
+    }
+
+    #[tokio::test]
+    async fn what_is_torn_costs_its_own_line_only() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("ec2-intents.jsonl");
+        let begin = |id: u64, eni: &str| {
+            format!("{{\"line\":\"begin\",\"id\":{id},\"action\":{}}}\n", serde_json::json!(delete(eni)))
+        };
+        let mut text = begin(1, "eni-1").into_bytes();
+        text.extend([0, 0, 0xff, 0xfe, b'\n']);
+        text.extend(begin(2, "eni-2").into_bytes());
+        text.extend(b"{\"line\":\"end\",\"id\":1");
+        std::fs::write(&path, text).expect("writable");
+        let (journal, left) = Journal::open(dir.path()).expect("opens");
+        assert_eq!(left, [(1, delete("eni-1")), (2, delete("eni-2"))]);
+        for (id, _) in left {
+            journal.end(id).await.expect("written");
+        }
+        drop(journal);
+        std::fs::write(&path, "").expect("writable");
+        let (_, left) = Journal::open(dir.path()).expect("an empty one opens");
+        assert_eq!(left, []);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_was_removed_is_begun_anew() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let home = dir.path().join("lib");
+        std::fs::create_dir(&home).expect("made");
+        let (journal, _) = Journal::open(&home).expect("opens");
+        let first = journal.begin(delete("eni-1")).await.expect("written");
+        std::fs::remove_dir_all(&home).expect("removable");
+        let second = journal.begin(delete("eni-2")).await.expect("written");
+        drop(journal);
+        let (_, left) = Journal::open(&home).expect("opens");
+        assert_eq!(left, [(first, delete("eni-1")), (second, delete("eni-2"))]);
     }
 
     #[test]

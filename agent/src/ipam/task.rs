@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipam_core::{
-    Action, Asked, Failure, Grant, IntentId, Lease, MacAddr, Operation, PodRef, PoolState, Reply, SandboxKey,
-    Saved, Targets, Truth, Waiter, plan,
+    Action, Asked, Failure, Grant, Growth, IntentId, Lease, MacAddr, Now, Operation, Plan, PodRef, PoolState,
+    Queue, Reply, SandboxKey, Targets, Truth, Waiter, plan,
 };
 use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use super::checkpoint::Checkpoint;
+use super::adopt::{Left, is_on_ours};
+use super::checkpoint::{Checkpoint, Content};
 use super::clock::BootClock;
 use super::execute::{Ended, Executor, chain};
-use super::handle::{LeaseError, LeaseRequest};
-use super::view::{LastFailure, PoolView};
+use super::handle::{Adopted, Adoption, LeaseError, LeaseRequest};
+use super::view::{LastFailure, PoolView, Reconciled};
 use crate::ec2::{Ec2Error, EniListing, ImdsEni};
 
 /// How long the metadata service may take to say what it knows, when EC2 does
@@ -30,39 +31,18 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// What handles ask of the task.
 #[derive(Debug)]
 pub(super) enum Command {
-    Lease {
-        request: LeaseRequest,
-        ticket: u64,
-        reply: oneshot::Sender<Result<Grant, LeaseError>>,
-    },
-    Withdraw {
-        key: SandboxKey,
-        ticket: u64,
-    },
-    Commit {
-        key: SandboxKey,
-        host_ifname: String,
-        reply: oneshot::Sender<bool>,
-    },
-    Release {
-        key: SandboxKey,
-        reply: oneshot::Sender<Option<Lease>>,
-    },
-    Adopt {
-        key: SandboxKey,
-        pod: Option<PodRef>,
-        address: IpAddr,
-        host_ifname: Option<String>,
-        reply: oneshot::Sender<bool>,
-    },
-    Leases {
-        reply: oneshot::Sender<Vec<Lease>>,
-    },
-    Link {
-        mac: MacAddr,
-        ready: bool,
-    },
+    Lease { request: LeaseRequest, ticket: u64, reply: oneshot::Sender<Result<Grant, LeaseError>> },
+    Withdraw { key: SandboxKey, ticket: u64 },
+    Commit { key: SandboxKey, host_ifname: String, reply: oneshot::Sender<bool> },
+    Release { key: SandboxKey, reply: oneshot::Sender<Option<Lease>> },
+    Adopt { adoption: Adoption, reply: oneshot::Sender<Adopted> },
+    AdoptionEnded { reply: oneshot::Sender<bool> },
+    Adopted { reply: oneshot::Sender<BTreeMap<SandboxKey, MacAddr>> },
+    Leases { reply: oneshot::Sender<Vec<Lease>> },
+    Link { mac: MacAddr, ready: bool },
     Announce(u32),
+    AnnouncePods(Vec<PodRef>),
+    Queue(Box<Queue>),
     Retarget(Box<Targets>),
     Resync,
 }
@@ -76,9 +56,9 @@ struct Asker {
 /// An answer that is true only once the checkpoint is written.
 enum Answer {
     Grant { key: SandboxKey, asker: Asker, grant: Grant },
-    Commit { reply: oneshot::Sender<bool> },
+    Written { reply: oneshot::Sender<bool> },
     Release { reply: oneshot::Sender<Option<Lease>>, lease: Option<Lease> },
-    Adopt { reply: oneshot::Sender<bool>, adopted: bool },
+    Adopt { reply: oneshot::Sender<Adopted>, adopted: Adopted },
 }
 
 /// What a task of the pool's own came back with.
@@ -88,25 +68,25 @@ enum Work {
 }
 
 pub(super) struct PoolTask {
-    state: PoolState,
+    pub(super) state: PoolState,
     targets: Targets,
-    clock: BootClock,
+    pub(super) clock: BootClock,
     checkpoint: Checkpoint,
     executor: Executor,
     imds: Arc<dyn EniListing>,
     shown: watch::Sender<Arc<PoolView>>,
-    /// Journal lines of the last process that are still open.
-    recovered: Vec<u64>,
+    pub(super) left: Left,
     askers: HashMap<SandboxKey, Vec<Asker>>,
     /// The ticket to which each provisional lease was given.
     given: HashMap<SandboxKey, u64>,
     answers: Vec<Answer>,
-    written: Saved,
+    written: Content,
     work: JoinSet<Work>,
     /// Which action a task executes, for one that dies.
     running: BTreeMap<tokio::task::Id, (IntentId, Operation)>,
     last_failure: Option<LastFailure>,
-    contradicted: BTreeSet<IpAddr>,
+    pub(super) contradicted: BTreeSet<IpAddr>,
+    reconciled: Reconciled,
     asked_imds: bool,
 }
 
@@ -120,7 +100,7 @@ impl PoolTask {
         executor: Executor,
         imds: Arc<dyn EniListing>,
         shown: watch::Sender<Arc<PoolView>>,
-        recovered: Vec<u64>,
+        left: Left,
     ) -> Self {
         Self {
             state,
@@ -130,15 +110,16 @@ impl PoolTask {
             executor,
             imds,
             shown,
-            recovered,
+            left,
             askers: HashMap::new(),
             given: HashMap::new(),
             answers: Vec::new(),
-            written: Saved::default(),
+            written: Content::default(),
             work: JoinSet::new(),
             running: BTreeMap::new(),
             last_failure: None,
             contradicted: BTreeSet::new(),
+            reconciled: Reconciled::default(),
             asked_imds: false,
         }
     }
@@ -185,16 +166,26 @@ impl PoolTask {
         // Serving may have emptied the pool: the clocks look at it once more. By
         // the same time, so that nobody's deadline can pass unheard.
         self.state.settle(&self.targets, now);
-        let planned = plan(&self.state, &self.targets, now);
+        let planned = self.plan(now);
         for action in planned.actions {
             self.execute(action);
         }
         self.close_recovered();
         self.show();
         // Actions just begun change what there is to wait for.
-        let wake_at = plan(&self.state, &self.targets, now).wake_at;
+        let wake_at = self.plan(now).wake_at;
         let latest = now + IDLE;
         self.clock.instant(wake_at.map_or(latest, |at| at.min(latest)))
+    }
+
+    /// Until every pod that runs is known to have its lease, nothing is given
+    /// back: what looks idle may be theirs.
+    fn plan(&self, now: Now) -> Plan {
+        if self.left.adopting && self.targets.growth == Growth::Normal {
+            let targets = Targets { growth: Growth::DemandOnly, ..self.targets.clone() };
+            return plan(&self.state, &targets, now);
+        }
+        plan(&self.state, &self.targets, now)
     }
 
     fn heed(&mut self, command: Command) {
@@ -222,7 +213,7 @@ impl PoolTask {
             Command::Commit { key, host_ifname, reply } => {
                 if self.state.commit(&key, &host_ifname) {
                     self.given.remove(&key);
-                    self.answers.push(Answer::Commit { reply });
+                    self.answers.push(Answer::Written { reply });
                 } else {
                     let _ = reply.send(false);
                 }
@@ -234,24 +225,34 @@ impl PoolTask {
                 let lease = self.release(&key);
                 self.answers.push(Answer::Release { reply, lease });
             }
-            Command::Adopt { key, pod, address, host_ifname, reply } => {
-                let adopted = self.state.adopt(key, pod, address, host_ifname, now);
+            Command::Adopt { adoption, reply } => {
+                let adopted = self.adopt(adoption);
                 self.answers.push(Answer::Adopt { reply, adopted });
+            }
+            Command::AdoptionEnded { reply } => {
+                self.left.adopting = false;
+                self.answers.push(Answer::Written { reply });
+            }
+            Command::Adopted { reply } => {
+                let _ = reply.send(self.left.adopted.clone());
             }
             Command::Leases { reply } => {
                 let _ = reply.send(self.state.leases().cloned().collect());
             }
             Command::Link { mac, ready } => self.state.set_link(mac, ready),
             Command::Announce(pods) => self.state.announce(pods),
+            Command::AnnouncePods(pods) => self.state.announce_pods(pods),
+            Command::Queue(queue) => self.state.queue(*queue, now),
             Command::Retarget(targets) => self.targets = *targets,
             Command::Resync => self.state.resync_at(now),
         }
     }
 
-    fn release(&mut self, key: &SandboxKey) -> Option<Lease> {
+    pub(super) fn release(&mut self, key: &SandboxKey) -> Option<Lease> {
         self.given.remove(key);
         let lease = self.state.release(key, &self.targets, self.clock.now())?;
         self.contradicted.remove(&lease.address);
+        self.left.adopted.remove(key);
         Some(lease)
     }
 
@@ -278,11 +279,11 @@ impl PoolTask {
     /// The checkpoint first, then the answers that rest on it.
     fn write_and_answer(&mut self) {
         let answers = std::mem::take(&mut self.answers);
-        let saved = self.state.save();
-        let outcome = if saved == self.written { Ok(()) } else { self.checkpoint.write(&saved) };
+        let content = self.left.content(self.state.save());
+        let outcome = if content == self.written { Ok(()) } else { self.checkpoint.write(&content) };
         match outcome {
             Ok(()) => {
-                self.written = saved;
+                self.written = content;
                 for answer in answers {
                     self.answer(answer);
                 }
@@ -307,7 +308,7 @@ impl PoolTask {
                 // A future that is gone withdraws its ticket by itself.
                 let _ = asker.reply.send(Ok(grant));
             }
-            Answer::Commit { reply } => {
+            Answer::Written { reply } => {
                 let _ = reply.send(true);
             }
             Answer::Release { reply, lease } => {
@@ -331,14 +332,14 @@ impl PoolTask {
                 }
                 let _ = asker.reply.send(Err(LeaseError::NotWritten(reason.to_owned())));
             }
-            Answer::Commit { reply } => {
+            Answer::Written { reply } => {
                 let _ = reply.send(false);
             }
             Answer::Release { reply, lease } => {
                 let _ = reply.send(lease);
             }
             Answer::Adopt { reply, .. } => {
-                let _ = reply.send(false);
+                let _ = reply.send(Adopted::NotWritten);
             }
         }
     }
@@ -386,9 +387,13 @@ impl PoolTask {
                 Err(error.failure())
             }
         };
+        let knew = matches!(self.state.truth(), Truth::Ec2 { .. });
         let Some(seen) = self.state.complete(ended.id, outcome, &self.targets, now, dice) else {
             return;
         };
+        if knew {
+            self.reconciled.add(&seen, &self.state);
+        }
         if seen != ipam_core::Observation::default() {
             info!(
                 found = seen.found.len(),
@@ -403,10 +408,10 @@ impl PoolTask {
                 warn!(%address, sandbox = %key.container_id, "a running pod's address is no longer on its ENI");
             }
         }
+        self.confirm_adopted();
         let state = &self.state;
         self.contradicted.retain(|address| {
-            let on_eni = state.enis().any(|eni| eni.carries(*address));
-            !on_eni && state.leases().any(|lease| lease.address == *address)
+            !is_on_ours(state, *address) && state.leases().any(|lease| lease.address == *address)
         });
     }
 
@@ -453,7 +458,7 @@ impl PoolTask {
     /// no create waits to be repeated; the repeats have lines of their own.
     fn close_recovered(&mut self) {
         let settled = matches!(self.state.truth(), Truth::Ec2 { .. }) && !self.state.has_unresolved_creates();
-        if self.recovered.is_empty() || !settled {
+        if self.left.journal_lines.is_empty() || !settled {
             return;
         }
         let creating = self.state.intents().any(|intent| intent.action.operation() == Operation::CreateEni);
@@ -461,7 +466,7 @@ impl PoolTask {
             return;
         }
         let journal = self.executor.journal.clone();
-        let lines = std::mem::take(&mut self.recovered);
+        let lines = std::mem::take(&mut self.left.journal_lines);
         tokio::spawn(async move {
             for line in lines {
                 if let Err(error) = journal.end(line).await {
@@ -478,6 +483,7 @@ impl PoolTask {
             self.clock.now(),
             self.last_failure.clone(),
             self.contradicted.clone(),
+            self.reconciled,
         );
         self.shown.send_if_modified(|shown| {
             let changed = **shown != view;

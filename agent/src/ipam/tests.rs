@@ -1,5 +1,6 @@
 //! The pool's task against a fake EC2, in paused time.
 
+mod adoption;
 mod fake_ec2;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,15 +40,25 @@ impl Machine {
         }
     }
 
+    /// Starts an agent's pool on a node where every pod that runs has its
+    /// lease.
+    fn boot(&self) -> Pool {
+        let pool = self.boot_unadopted();
+        let (reply, _) = tokio::sync::oneshot::channel();
+        pool.commands.send(super::task::Command::AdoptionEnded { reply }).expect("the pool runs");
+        pool
+    }
+
     /// Starts an agent's pool, and a host that shows every attached ENI's
     /// link a moment later.
-    fn boot(&self) -> Pool {
+    fn boot_unadopted(&self) -> Pool {
         let config = PoolConfig {
             instance: FakeEc2::instance(),
             targets: self.targets.clone(),
             manage_untagged: false,
             cluster: Some("c1".to_owned()),
             extra_tags: BTreeMap::from([("team".to_owned(), "net".to_owned())]),
+            queue_patience: Duration::ZERO,
         };
         let dirs = StateDirs { run: self.home.path().join("run"), journal: self.home.path().join("lib") };
         let now = Now::from_millis(5_000_000) + self.start.elapsed();

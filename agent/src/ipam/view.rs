@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipam_core::{
-    EniId, FailureClass, ForeignReason, MacAddr, Now, Operation, Owner, Phase, PoolState, SubnetId, Targets,
-    Truth,
+    EniId, FailureClass, ForeignReason, Growth, Hold, MacAddr, Now, Observation, Operation, Owner, Phase,
+    PoolState, Refusal, SubnetId, Targets, Truth,
 };
 use ipnetwork::IpNetwork;
 
@@ -70,9 +70,10 @@ pub struct EniView {
 
 impl EniView {
     /// Whether it should have a link and routes on the host: attached, and
-    /// the primary one or ours.
+    /// the primary one or ours. One that an operator took out of our hands
+    /// keeps them for the pods that have its addresses.
     pub fn is_wanted_on_host(&self) -> bool {
-        self.phase == EniPhase::Attached && self.foreign.is_none()
+        self.phase == EniPhase::Attached && (self.foreign.is_none() || !self.leased.is_empty())
     }
 }
 
@@ -118,6 +119,112 @@ pub struct LastFailure {
     pub at: Now,
 }
 
+/// What stands between the pool and what it lacks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hindrance {
+    /// The word of the refusal that an ADD would get now.
+    pub reason: &'static str,
+    /// One sentence.
+    pub cause: String,
+    /// What an operator can do.
+    pub remedy: &'static str,
+    /// When something is tried again, or comes free by itself.
+    pub until: Option<Now>,
+}
+
+impl Hindrance {
+    /// `None` for a pool that lacks nothing, or is growing.
+    fn of(state: &PoolState, targets: &Targets, now: Now) -> Option<Self> {
+        if state.sizing(targets, now).missing == 0 && state.waiters().next().is_none() {
+            return None;
+        }
+        let refusal = Refusal::of(state, targets, now);
+        if refusal == Refusal::StillGrowing {
+            return None;
+        }
+        // As a point in time it stays the same while nothing changes.
+        let until = refusal.wait().filter(|wait| !wait.is_zero()).map(|wait| now + wait);
+        Some(Self { reason: refusal.as_str(), cause: refusal.to_string(), remedy: refusal.remedy(), until })
+    }
+}
+
+/// How often EC2's word differed from the pool's since the start; the first reading is no difference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reconciled {
+    /// ENIs that the pool did not know.
+    pub enis_found: u64,
+    /// ENIs that EC2 no longer knew.
+    pub enis_lost: u64,
+    /// Of these, such with pods on them.
+    pub enis_lost_in_use: u64,
+    /// Addresses and prefixes that the pool did not know.
+    pub addresses_adopted: u64,
+    /// Addresses and prefixes that EC2 no longer had on their ENI.
+    pub addresses_dropped: u64,
+    /// Addresses of running pods that EC2 no longer had on their ENI.
+    pub addresses_lost_in_use: u64,
+}
+
+impl Reconciled {
+    /// Adds what a describe changed; `state` has taken it in already.
+    pub(super) fn add(&mut self, seen: &Observation, state: &PoolState) {
+        let in_use = |eni: &&EniId| state.leases().any(|lease| lease.eni == **eni);
+        self.enis_found += count(seen.found.len());
+        self.enis_lost += count(seen.lost.len());
+        self.enis_lost_in_use += count(seen.lost.iter().filter(in_use).count());
+        self.addresses_adopted += u64::from(seen.adopted);
+        self.addresses_dropped += u64::from(seen.dropped);
+        self.addresses_lost_in_use += count(seen.contradicted.len());
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// How far the pool may change its ENIs and addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Reach {
+    /// As the targets say.
+    #[default]
+    Normal,
+    /// For pods that wait: the node is cordoned.
+    DemandOnly,
+    /// Not at all: nothing is known of the node yet.
+    Unknown,
+    /// Not at all: an operator provisions the addresses.
+    ProvisioningOff,
+    /// Not at all: the instance or its node is going away.
+    Terminating,
+    /// Not at all: there is no ENIConfig for the node.
+    NoEniConfig,
+}
+
+impl Reach {
+    /// Its name on pages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::DemandOnly => "demand_only",
+            Self::Unknown => "unknown",
+            Self::ProvisioningOff => "provisioning_off",
+            Self::Terminating => "terminating",
+            Self::NoEniConfig => "no_eni_config",
+        }
+    }
+
+    fn of(targets: &Targets) -> Self {
+        match (targets.growth, &targets.hold) {
+            (Growth::Normal, _) => Self::Normal,
+            (Growth::DemandOnly, _) => Self::DemandOnly,
+            (Growth::None, None) => Self::Unknown,
+            (Growth::None, Some(Hold::ProvisioningOff)) => Self::ProvisioningOff,
+            (Growth::None, Some(Hold::Terminating)) => Self::Terminating,
+            (Growth::None, Some(Hold::NoEniConfig { .. })) => Self::NoEniConfig,
+        }
+    }
+}
+
 /// What others may see of the pool. Compared before it is published: a reader
 /// is woken only by a change.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -130,8 +237,14 @@ pub struct PoolView {
     pub truth: TruthView,
     /// The last EC2 call that failed, if any did since the start.
     pub last_failure: Option<LastFailure>,
+    /// How far the pool may change its ENIs and addresses.
+    pub reach: Reach,
     /// Addresses in use that EC2 no longer has on their ENI.
     pub contradicted: BTreeSet<IpAddr>,
+    /// What stands between the pool and what it lacks, if anything does.
+    pub hindrance: Option<Hindrance>,
+    /// How often EC2's word differed from the pool's.
+    pub reconciled: Reconciled,
 }
 
 impl PoolView {
@@ -146,6 +259,7 @@ impl PoolView {
         now: Now,
         last_failure: Option<LastFailure>,
         contradicted: BTreeSet<IpAddr>,
+        reconciled: Reconciled,
     ) -> Self {
         let counts = state.counts(targets, now);
         let slots = targets.limits.slots_per_eni();
@@ -176,7 +290,10 @@ impl PoolView {
                 Truth::Ec2 { .. } => TruthView::Ec2,
             },
             last_failure,
+            reach: Reach::of(targets),
             contradicted,
+            hindrance: Hindrance::of(state, targets, now),
+            reconciled,
         }
     }
 }
@@ -205,5 +322,40 @@ fn eni_view(state: &PoolState, eni: &ipam_core::Eni) -> EniView {
         addresses: eni.singles.keys().copied().collect(),
         prefixes: eni.prefixes.keys().copied().collect(),
         leased: state.leases().filter(|lease| lease.eni == eni.id).map(|lease| lease.address).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eni_that_became_foreign_keeps_its_routes_while_pods_are_on_it() {
+        let pod: IpAddr = "10.0.0.7".parse().expect("an address");
+        let view = |phase, foreign, leased: &[IpAddr]| EniView {
+            id: EniId::new("eni-1"),
+            mac: MacAddr([2; 6]),
+            is_primary: false,
+            foreign,
+            phase,
+            device_index: Some(1),
+            network_card: 0,
+            subnet: SubnetId::new("subnet-1"),
+            subnet_cidr: None,
+            primary_ip: "10.0.0.5".parse().expect("an address"),
+            is_linked: true,
+            addresses: vec![pod],
+            prefixes: Vec::new(),
+            leased: leased.iter().copied().collect(),
+        };
+        let wanted = |phase, foreign, leased: &[IpAddr]| view(phase, foreign, leased).is_wanted_on_host();
+        assert!(wanted(EniPhase::Attached, None, &[]));
+        for reason in [ForeignReason::NoManage, ForeignReason::Untagged] {
+            assert!(wanted(EniPhase::Attached, Some(reason), &[pod]), "{reason:?}");
+            assert!(!wanted(EniPhase::Attached, Some(reason), &[]), "{reason:?}");
+        }
+        for phase in [EniPhase::Unattached, EniPhase::Draining, EniPhase::Detached] {
+            assert!(!wanted(phase, None, &[pod]), "{phase:?}");
+        }
     }
 }

@@ -13,8 +13,11 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Events that wait; more are dropped.
+/// Events about single pods and nodes that wait; more are dropped.
 const QUEUE: usize = 256;
+/// Likewise findings in policies and Services, which come hundreds at once. In places of their own: they must not
+/// crowd out what keeps a pod from running.
+const FINDINGS: usize = 256;
 /// Equal events within this time are one.
 const WINDOW: Duration = Duration::from_secs(600);
 /// The least time between two requests: a node must not flood the API when all its pods fail.
@@ -85,27 +88,60 @@ impl From<&Finding> for EventSpec {
     }
 }
 
-/// Takes events without waiting. Sends to the loop of [`publish`].
+/// Takes events without waiting. Sends to the loop of [`publish`]; a full queue drops what comes.
 #[derive(Clone, Debug)]
-pub(super) struct Publisher(mpsc::Sender<EventSpec>);
+pub(super) struct Publisher {
+    events: mpsc::Sender<EventSpec>,
+    findings: mpsc::Sender<EventSpec>,
+}
+
+/// What a [`Publisher`] was given.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    events: mpsc::Receiver<EventSpec>,
+    findings: mpsc::Receiver<EventSpec>,
+}
 
 impl Publisher {
-    pub(super) fn new() -> (Self, mpsc::Receiver<EventSpec>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), receiver)
+    pub(super) fn new() -> (Self, Outbox) {
+        let ((events, from_events), (findings, from_findings)) =
+            (mpsc::channel(QUEUE), mpsc::channel(FINDINGS));
+        (Self { events, findings }, Outbox { events: from_events, findings: from_findings })
     }
 
+    /// What concerns one pod or node.
     pub(super) fn publish(&self, event: EventSpec) {
-        if let Err(lost) = self.0.try_send(event) {
-            tracing::debug!(error = %lost, "an Event was dropped");
+        put(&self.events, event);
+    }
+
+    /// What was found in an object that is read.
+    pub(super) fn publish_finding(&self, event: EventSpec) {
+        put(&self.findings, event);
+    }
+}
+
+fn put(queue: &mpsc::Sender<EventSpec>, event: EventSpec) {
+    if let Err(lost) = queue.try_send(event) {
+        tracing::debug!(error = %lost, "an Event was dropped");
+    }
+}
+
+impl Outbox {
+    /// The next event, findings last; None when nobody can send any more.
+    async fn next(&mut self) -> Option<EventSpec> {
+        tokio::select! {
+            biased;
+            Some(event) = self.events.recv() => Some(event),
+            Some(finding) = self.findings.recv() => Some(finding),
+            else => None,
         }
     }
 }
 
 /// Publishes what comes until nobody can send any more.
-pub(super) async fn publish(client: Client, node: String, mut events: mpsc::Receiver<EventSpec>) {
+pub(super) async fn publish(client: Client, node: String, mut outbox: Outbox) {
     let mut told: HashMap<u64, Instant> = HashMap::new();
-    while let Some(event) = events.recv().await {
+    while let Some(event) = outbox.next().await {
         let key = fingerprint(&event);
         let now = Instant::now();
         told.retain(|_, at| now.duration_since(*at) < WINDOW);
@@ -182,4 +218,44 @@ fn event_stem(name: &str) -> &str {
         end -= 1;
     }
     name[..end].trim_end_matches(['.', '-'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EventKind, EventObject, EventSpec, FINDINGS, Publisher, QUEUE};
+
+    fn event(kind: &'static str, number: usize) -> EventSpec {
+        EventSpec {
+            object: EventObject {
+                api_version: "v1",
+                kind,
+                namespace: "default".to_owned(),
+                name: format!("one-{number}"),
+                uid: None,
+            },
+            kind: EventKind::Warning,
+            reason: "Test",
+            message: "said".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn findings_do_not_crowd_out_a_pods_events() {
+        let (publisher, mut outbox) = Publisher::new();
+        for number in 0..FINDINGS + 100 {
+            publisher.publish_finding(event("NetworkPolicy", number));
+        }
+        for number in 0..QUEUE {
+            publisher.publish(event("Pod", number));
+        }
+        drop(publisher);
+        let mut taken = Vec::new();
+        while let Some(event) = outbox.next().await {
+            taken.push((event.object.kind, event.object.name));
+        }
+        let of_pods = (0..QUEUE).map(|number| ("Pod", format!("one-{number}")));
+        let of_policies = (0..FINDINGS).map(|number| ("NetworkPolicy", format!("one-{number}")));
+        // Those that found no place any more are the last of the findings.
+        assert_eq!(taken, of_pods.chain(of_policies).collect::<Vec<_>>());
+    }
 }

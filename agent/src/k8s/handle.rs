@@ -11,11 +11,12 @@ use policy_core::{Cluster, Finding, PodIdentity};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::eniconfig::EniConfigWatch;
 use super::error::{Error, ErrorClass};
 use super::event::{EventSpec, Publisher};
 use super::node::NodeFacts;
 use super::object::PodLite;
-use super::table::Update;
+use super::table::{Update, Waiting};
 use super::watch::WatchStatus;
 
 /// The cluster at one moment.
@@ -80,8 +81,10 @@ pub struct ClusterHandle {
     pub(super) client: Client,
     pub(super) snapshot: watch::Receiver<Snapshot>,
     pub(super) updates: mpsc::Sender<Update>,
+    pub(super) waiting: watch::Receiver<Option<Waiting>>,
     pub(super) status: Arc<[watch::Receiver<WatchStatus>]>,
     pub(super) events: Publisher,
+    pub(super) eni_configs: Option<EniConfigWatch>,
 }
 
 impl std::fmt::Debug for ClusterHandle {
@@ -101,6 +104,12 @@ impl ClusterHandle {
         self.snapshot.clone()
     }
 
+    /// Which pods of this node wait for an address, and our turn at EC2 among all nodes; None
+    /// until all pods were listed.
+    pub fn waiting(&self) -> watch::Receiver<Option<Waiting>> {
+        self.waiting.clone()
+    }
+
     /// Whether every kind was listed whole since the start.
     pub fn synced(&self) -> bool {
         self.snapshot.borrow().synced
@@ -116,6 +125,11 @@ impl ClusterHandle {
     /// This node; None while its object is not there.
     pub fn node(&self) -> Option<Arc<NodeFacts>> {
         self.snapshot.borrow().node.clone()
+    }
+
+    /// ENIConfigs, where they are watched.
+    pub fn eni_configs(&self) -> Option<EniConfigWatch> {
+        self.eni_configs.clone()
     }
 
     /// How each watch fares.
@@ -186,7 +200,7 @@ impl ClusterHandle {
     /// Publishes findings as Events on their objects, each once for as long as it stands.
     pub fn publish_findings<'a>(&self, findings: impl IntoIterator<Item = &'a Finding>) {
         for finding in findings {
-            self.events.publish(EventSpec::from(finding));
+            self.events.publish_finding(EventSpec::from(finding));
         }
     }
 }

@@ -10,10 +10,12 @@
 
 mod connect;
 mod convert;
+mod eniconfig;
 mod error;
 mod event;
 mod handle;
 mod intern;
+mod lease;
 mod node;
 mod object;
 mod start;
@@ -21,11 +23,14 @@ mod table;
 mod watch;
 
 pub use connect::connect;
+pub use eniconfig::{EniConfig, EniConfigWatch, EniConfigs};
 pub use error::{Error, ErrorClass};
 pub use event::{EventKind, EventObject, EventSpec};
 pub use handle::{ClusterHandle, PodError, Snapshot};
+pub use lease::{LeaseClient, LeaseState, LeaseWrite};
 pub use node::NodeFacts;
 pub use start::{Driver, Options, start};
+pub use table::{Fleet, Waiting};
 pub use watch::{WatchPace, WatchStatus};
 
 #[cfg(test)]

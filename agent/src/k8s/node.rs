@@ -5,6 +5,9 @@ use std::net::IpAddr;
 
 use super::object::{IntOrString, NodeLite};
 
+/// The longest name of a Kubernetes object.
+const LONGEST_NAME: usize = 253;
+
 /// This node by its Node object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -20,6 +23,10 @@ pub struct NodeFacts {
     pub unschedulable: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its annotations, as far as they could be the name of an object: controllers keep whole documents in others.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether it is being deleted: something drains it, and waits for that.
+    pub terminating: bool,
     /// spec.providerID.
     pub provider_id: Option<String>,
 }
@@ -31,9 +38,10 @@ impl From<&NodeLite> for NodeFacts {
             Some(IntOrString::String(text)) => text.parse().ok(),
             None => None,
         };
+        let meta = &node.metadata.meta;
         Self {
-            name: node.metadata.name.clone(),
-            uid: node.metadata.uid.clone(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
             max_pods,
             internal_addresses: node
                 .status
@@ -43,7 +51,15 @@ impl From<&NodeLite> for NodeFacts {
                 .filter_map(|address| address.address.parse().ok())
                 .collect(),
             unschedulable: node.spec.unschedulable,
-            labels: node.metadata.labels.clone(),
+            labels: meta.labels.clone(),
+            annotations: node
+                .metadata
+                .annotations
+                .iter()
+                .filter(|(_, value)| value.len() <= LONGEST_NAME)
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            terminating: meta.deletion_timestamp.is_some(),
             provider_id: Some(node.spec.provider_id.clone()).filter(|id| !id.is_empty()),
         }
     }

@@ -109,6 +109,20 @@ pub(super) struct PodStatus {
     pub(super) pod_ip: String,
     #[serde(rename = "podIPs", deserialize_with = "nullable")]
     pub(super) pod_ips: Vec<PodIp>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) conditions: Vec<Condition>,
+}
+
+/// A pod's condition: when it was scheduled, whether it is ready.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Condition {
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub(super) kind: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) status: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) last_transition_time: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -307,13 +321,46 @@ pub(super) struct SlicePort {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct NodeLite {
-    pub(super) metadata: Meta,
+    pub(super) metadata: NodeMeta,
     #[serde(deserialize_with = "nullable")]
     pub(super) spec: NodeSpec,
     #[serde(deserialize_with = "nullable")]
     pub(super) status: NodeStatus,
 }
-object!(NodeLite);
+
+impl Object for NodeLite {
+    fn meta(&self) -> &Meta {
+        &self.metadata.meta
+    }
+}
+
+/// A Node's metadata: one of its annotations, by a name that the operator chooses, may name its ENIConfig.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeMeta {
+    #[serde(flatten)]
+    pub(super) meta: Meta,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) annotations: Map,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct EniConfigLite {
+    pub(super) metadata: Meta,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) spec: EniConfigSpec,
+}
+object!(EniConfigLite);
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct EniConfigSpec {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) subnet: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) security_groups: Vec<String>,
+}
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

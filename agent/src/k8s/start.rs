@@ -1,16 +1,15 @@
 //! Starts the watches and the task that owns the table.
 
-use std::sync::Arc;
-
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::eniconfig::{self, EniConfigWatch};
 use super::event::{Publisher, publish};
 use super::handle::{ClusterHandle, GATHER, GATHER_AT_MOST, Snapshot};
 use super::object::Object;
-use super::table::{KINDS, Table, Update};
+use super::table::{Fleet, KINDS, Table, Update, Waiting};
 use super::watch::{Change, Sink, WatchPace, WatchStatus, Watcher};
 
 /// Updates on their way to the table. When it is full the watches wait, and the server
@@ -22,8 +21,12 @@ const QUEUE: usize = 1024;
 pub struct Options {
     /// This node's name.
     pub node: String,
+    /// Whether ENIConfigs are watched too.
+    pub eni_configs: bool,
     /// Where cluster IPs are given from, if that is known.
     pub service_cidrs: Vec<ipnetwork::IpNetwork>,
+    /// What tells our turn at EC2 among all nodes.
+    pub fleet: Fleet,
     /// How patient the watches are.
     pub pace: WatchPace,
 }
@@ -53,7 +56,7 @@ pub fn start(client: Client, options: Options) -> (ClusterHandle, Driver) {
     let node_field = format!("metadata.name={}", options.node);
     let mut watches =
         Watches { client: client.clone(), options, updates: updates.clone(), tasks: &mut tasks };
-    let status: [watch::Receiver<WatchStatus>; KINDS] = [
+    let kinds: [watch::Receiver<WatchStatus>; KINDS] = [
         watches.add("pods", "/api/v1/pods", None, None, Update::Pods),
         watches.add("namespaces", "/api/v1/namespaces", None, None, Update::Namespaces),
         watches.add(
@@ -74,11 +77,20 @@ pub fn start(client: Client, options: Options) -> (ClusterHandle, Driver) {
         ),
         watches.add("nodes", "/api/v1/nodes", None, Some(node_field.as_str()), Update::Node),
     ];
+    let mut status = kinds.to_vec();
+    let eni_configs = watches.options.eni_configs.then(|| {
+        let (keeper, list) = eniconfig::Keeper::new();
+        let watched = watches.run("eniconfigs", eniconfig::PATH, None, None, keeper);
+        status.push(watched.clone());
+        EniConfigWatch { list, status: watched }
+    });
     let Watches { options, .. } = watches;
-    let table = Table::new(&options.node, options.service_cidrs);
-    tasks.spawn(keep(table, inbox, snapshots));
+    let table = Table::new(&options.node, options.service_cidrs, options.fleet);
+    let (told, waiting) = watch::channel(None);
+    tasks.spawn(keep(table, inbox, snapshots, told));
     tasks.spawn(publish(client.clone(), options.node, outbox));
-    let handle = ClusterHandle { client, snapshot, updates, status: Arc::new(status), events };
+    let handle =
+        ClusterHandle { client, snapshot, updates, status: status.into(), events, eni_configs, waiting };
     (handle, Driver(tasks))
 }
 
@@ -98,6 +110,18 @@ impl Watches<'_> {
         fields: Option<&str>,
         wrap: fn(Change<T>) -> Update,
     ) -> watch::Receiver<WatchStatus> {
+        let sink = ToTable { updates: self.updates.clone(), wrap };
+        self.run(kind, path, labels, fields, sink)
+    }
+
+    fn run<T: Object>(
+        &mut self,
+        kind: &'static str,
+        path: &'static str,
+        labels: Option<&str>,
+        fields: Option<&str>,
+        sink: impl Sink<T> + 'static,
+    ) -> watch::Receiver<WatchStatus> {
         let (status, receiver) = watch::channel(WatchStatus { kind, ..WatchStatus::default() });
         let watcher = Watcher {
             client: self.client.clone(),
@@ -108,7 +132,6 @@ impl Watches<'_> {
             pace: self.options.pace,
             status,
         };
-        let sink = ToTable { updates: self.updates.clone(), wrap };
         self.tasks.spawn(watcher.run(sink));
         receiver
     }
@@ -126,7 +149,12 @@ impl<T: Object> Sink<T> for ToTable<T> {
 }
 
 /// Owns the table: takes what comes, gathers what comes together, and shows the result.
-async fn keep(mut table: Table, mut inbox: mpsc::Receiver<Update>, shown: watch::Sender<Snapshot>) {
+async fn keep(
+    mut table: Table,
+    mut inbox: mpsc::Receiver<Update>,
+    shown: watch::Sender<Snapshot>,
+    told: watch::Sender<Option<Waiting>>,
+) {
     while let Some(first) = inbox.recv().await {
         let mut different = table.apply(first);
         let latest = Instant::now() + GATHER_AT_MOST;
@@ -141,6 +169,10 @@ async fn keep(mut table: Table, mut inbox: mpsc::Receiver<Update>, shown: watch:
             if Instant::now() >= latest {
                 break;
             }
+        }
+        // Not a part of the snapshot: policy must not be compiled anew for it.
+        if let Some(waiting) = table.waiting() {
+            told.send_replace(Some(waiting));
         }
         // Before everything was listed once, half a cluster is not worth compiling.
         if different && table.is_complete() {

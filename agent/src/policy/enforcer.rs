@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -143,6 +144,21 @@ impl<C: ClusterSource> Enforcement for Enforcer<C> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Detach(endpoint.slot, endpoint.end.ifindex, reply);
         if self.commands.send(command).await.is_ok() {
+            drop(answer.await);
+        }
+    }
+
+    async fn addresses_of(&self, ifindex: u32) -> Vec<IpAddr> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::AddressesOf(ifindex, reply)).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    async fn discard(&self, ifindex: u32) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Discard(ifindex, reply)).await.is_ok() {
             drop(answer.await);
         }
     }

@@ -97,6 +97,8 @@ pub trait Kernel: Send + 'static {
     ///
     /// Where the maps cannot be read.
     fn unclaimed(&mut self, claimed: &BTreeSet<u32>) -> Result<Vec<String>, KernelError>;
+    /// What the maps have for a link: slots, with their endpoints' addresses.
+    fn bound_to(&mut self, ifindex: u32) -> Vec<(u32, Vec<IpAddr>)>;
     /// The slot that the link's filters were attached with.
     fn slot_of(&mut self, ifindex: u32) -> Option<Slot>;
     /// Packets by direction and reason.

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use policy_core::{Cluster, Step, Tables};
+use policy_core::{Cluster, FindingReason, Step, Tables};
 use prometheus_client::registry::Registry;
 use rpc::{PodRef, Refusal, SandboxKey};
 
@@ -21,6 +21,8 @@ struct Maps {
     /// Slots whose links live.
     living: BTreeSet<u32>,
     failing: Option<&'static str>,
+    /// Links that take no filters.
+    refusing: BTreeSet<u32>,
 }
 
 #[derive(Clone, Default)]
@@ -66,6 +68,9 @@ impl Kernel for Memory {
         if maps.failing.take_if(|failing| *failing == "attach").is_some() {
             return Err("no such device".into());
         }
+        if maps.refusing.contains(&binding.end.ifindex) {
+            return Err("an ingress qdisc stands there".into());
+        }
         maps.filters.insert(binding.end.ifindex, binding.slot);
         maps.log.push(format!("attach {}", binding.end.ifname));
         Ok(())
@@ -87,6 +92,13 @@ impl Kernel for Memory {
         let maps = self.0.lock().unwrap();
         let slots = maps.tables.endpoints.keys().filter(|slot| !claimed.contains(slot));
         Ok(slots.filter(|slot| maps.living.contains(slot)).map(|slot| format!("eni{slot}")).collect())
+    }
+
+    fn bound_to(&mut self, ifindex: u32) -> Vec<(u32, Vec<IpAddr>)> {
+        // As `endpoint` below numbers them.
+        let slot = ifindex - 100;
+        let present = self.0.lock().unwrap().tables.endpoints.contains_key(&slot);
+        present.then(|| (slot, vec![IpAddr::from([10, 0, 0, 1])])).into_iter().collect()
     }
 
     fn slot_of(&mut self, ifindex: u32) -> Option<Slot> {
@@ -205,18 +217,52 @@ async fn filters_that_could_not_be_attached_at_the_start_are_tried_again() {
     first.attach(endpoint(1, "web")).await.expect("nothing fails");
     drop(first);
 
-    for failing in ["attach", "set_endpoints"] {
-        memory.0.lock().unwrap().filters.clear();
-        let second = enforcer(&memory);
-        second.attach(endpoint(1, "web")).await.expect("adopted");
-        memory.0.lock().unwrap().failing = Some(failing);
-        drop(second.activate().await);
-        assert!(second.report().borrow().error.is_some(), "{failing}: the node is not ready");
-        second.cluster_changed().await;
-        let mut report = second.report();
-        report.wait_for(|report| report.error.is_none()).await.expect("the thread lives");
-        assert_eq!(second.slot_of(101).await, Slot::new(1), "{failing}");
-    }
+    memory.0.lock().unwrap().filters.clear();
+    let second = enforcer(&memory);
+    second.attach(endpoint(1, "web")).await.expect("adopted");
+    memory.0.lock().unwrap().failing = Some("set_endpoints");
+    drop(second.activate().await);
+    assert!(second.report().borrow().error.is_some(), "the node is not ready");
+    second.cluster_changed().await;
+    let mut report = second.report();
+    report.wait_for(|report| report.error.is_none()).await.expect("the thread lives");
+    assert_eq!(second.slot_of(101).await, Slot::new(1));
+}
+
+#[tokio::test]
+async fn a_pod_that_ran_before_and_whose_link_takes_no_filters_stops_nobody_else() {
+    let memory = Memory::default();
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let enforcer = Enforcer::start(memory.clone(), Arc::new(World), metrics).expect("memory");
+    enforcer.attach(endpoint(1, "web")).await.expect("adopted");
+    enforcer.attach(endpoint(2, "db")).await.expect("adopted");
+    memory.0.lock().unwrap().refusing.insert(101);
+    enforcer.activate().await.expect("the others are in force");
+    assert_eq!(enforcer.slot_of(102).await, Slot::new(2));
+    let told = || {
+        let report = enforcer.report().borrow().clone();
+        assert_eq!(report.error, None, "the node serves");
+        let findings = report.findings.iter().filter(|finding| finding.reason == FindingReason::NotFiltered);
+        findings.map(|finding| finding.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), ["web"]);
+    // Others come; of them, one that refuses is refused.
+    enforcer.attach(endpoint(3, "new")).await.expect("it has nothing to do with it");
+    memory.0.lock().unwrap().refusing.insert(104);
+    enforcer.attach(endpoint(4, "cache")).await.expect_err("no policy, no pod");
+    assert_eq!(told(), ["web"]);
+    let text = crate::metrics::render(&registry).expect("memory");
+    let line = text.lines().find(|line| line.starts_with("tidepool_policy_findings ")).expect("a metric");
+    assert!(!line.ends_with(" 0"), "{line}");
+
+    // It is tried again, and told no more once it takes them.
+    enforcer.verify().await;
+    assert_eq!(told(), ["web"]);
+    memory.0.lock().unwrap().refusing.clear();
+    enforcer.verify().await;
+    assert_eq!(told(), Vec::<String>::new());
+    assert_eq!(enforcer.slot_of(101).await, Slot::new(1));
 }
 
 #[tokio::test]
@@ -269,6 +315,14 @@ async fn pods_that_run_without_a_lease_are_left_in_force_and_nothing_is_served()
     let refusal = second.activate().await.expect_err("its lease was lost");
     assert!(refusal.message.contains("eni1") && refusal.reason == "leases-lost", "{refusal}");
     assert!(memory.0.lock().unwrap().tables.endpoints.contains_key(&1), "it stays in force");
+
+    // What an ADD left that an agent did not live to finish is nobody's.
+    assert_eq!(second.addresses_of(101).await, [IpAddr::from([10, 0, 0, 1])]);
+    second.discard(101).await;
+    second.activate().await.expect("nothing is lost");
+    second.attach(endpoint(1, "web")).await.expect("nothing fails");
+    second.discard(101).await;
+    assert!(memory.0.lock().unwrap().tables.endpoints.contains_key(&1), "an endpoint's slot is not");
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! The thread that owns compiler and maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use policy_core::{Cluster, Compiled, Compiler, CompilerOptions, LocalPod, Step, Tables};
+use policy_core::{
+    Cluster, Compiled, Compiler, CompilerOptions, Finding, FindingReason, LocalPod, ObjectKind, Step, Tables,
+};
 use rpc::{Refusal, code};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -29,6 +32,10 @@ pub(super) enum Command {
     Changed(Instant),
     /// Which slot a link's filters have.
     SlotOf(u32, oneshot::Sender<Option<Slot>>),
+    /// Which addresses the maps have for a link.
+    AddressesOf(u32, oneshot::Sender<Vec<IpAddr>>),
+    /// Empties the slots of a link that belongs to no endpoint.
+    Discard(u32, oneshot::Sender<()>),
     /// Fresh counters into the metrics.
     Count(oneshot::Sender<()>),
     /// Filters that somebody took off are put back.
@@ -42,6 +49,10 @@ pub(super) struct Worker<K> {
     local: BTreeMap<Slot, (LocalPod, Binding)>,
     /// Those of `local` whose filters are still to be attached, or could not be.
     unfiltered: BTreeSet<Slot>,
+    /// Those of `local` that ran before this agent: nobody can refuse them any more.
+    adopted: BTreeSet<Slot>,
+    /// Those of `adopted` whose links take no filters, and why.
+    refusing: BTreeMap<Slot, String>,
     snapshot: Box<dyn Fn() -> Arc<Cluster> + Send>,
     report: watch::Sender<Arc<PolicyReport>>,
     metrics: Metrics,
@@ -72,6 +83,8 @@ impl<K: Kernel> Worker<K> {
             installed,
             local: BTreeMap::new(),
             unfiltered: BTreeSet::new(),
+            adopted: BTreeSet::new(),
+            refusing: BTreeMap::new(),
             snapshot,
             report,
             metrics,
@@ -110,6 +123,7 @@ impl<K: Kernel> Worker<K> {
             },
             Command::Adopt(endpoint, pod, reply) => {
                 self.local.insert(endpoint.slot, (pod, binding(&endpoint)));
+                self.adopted.insert(endpoint.slot);
                 drop(reply.send(Ok(())));
             }
             Command::Detach(slot, ifindex, reply) => {
@@ -117,6 +131,7 @@ impl<K: Kernel> Worker<K> {
                 if ours {
                     self.local.remove(&slot);
                     self.unfiltered.remove(&slot);
+                    self.adopted.remove(&slot);
                     self.clear(u32::from(slot.number()));
                     self.kernel.forget(ifindex);
                     batch.compile = true;
@@ -139,6 +154,19 @@ impl<K: Kernel> Worker<K> {
                 batch.since = Some(batch.since.map_or(since, |earlier| earlier.min(since)));
             }
             Command::SlotOf(ifindex, reply) => drop(reply.send(self.kernel.slot_of(ifindex))),
+            Command::AddressesOf(ifindex, reply) => {
+                let bound = self.kernel.bound_to(ifindex).into_iter();
+                let _ = reply.send(bound.flat_map(|(_, addresses)| addresses).collect());
+            }
+            Command::Discard(ifindex, reply) => {
+                let claimed = |slot: u32| self.local.keys().any(|known| u32::from(known.number()) == slot);
+                let bound = self.kernel.bound_to(ifindex);
+                for (slot, _) in bound.into_iter().filter(|(slot, _)| !claimed(*slot)).collect::<Vec<_>>() {
+                    self.clear(slot);
+                    self.kernel.forget(ifindex);
+                }
+                let _ = reply.send(());
+            }
             Command::Count(reply) => {
                 for count in self.kernel.counters() {
                     self.metrics.packets(count.direction, count.reason, count.packets, count.bytes);
@@ -213,12 +241,22 @@ impl<K: Kernel> Worker<K> {
                 ),
             }
         }
+        let before = self.refusing.clone();
         self.attach_missing();
+        if self.refusing != before {
+            let findings = self.not_filtered();
+            self.report.send_modify(|report| {
+                let report = Arc::make_mut(report);
+                report.findings.retain(|finding| finding.reason != FindingReason::NotFiltered);
+                report.findings.extend(findings);
+                self.metrics.policy_findings.set(gauge(report.findings.len()));
+            });
+        }
     }
 
     /// Attaches every filter that is missing; returns what failed.
     fn attach_missing(&mut self) -> BTreeMap<Slot, Refusal> {
-        let mut failed = BTreeMap::new();
+        let (mut failed, mut refusing) = (BTreeMap::new(), BTreeMap::new());
         for slot in self.unfiltered.clone() {
             let Some((_, binding)) = self.local.get(&slot) else {
                 self.unfiltered.remove(&slot);
@@ -231,15 +269,25 @@ impl<K: Kernel> Worker<K> {
                 Err(error) => {
                     let refusal = refused("attach-filters", &error);
                     failed.insert(slot, refusal.clone());
-                    if self.kernel.lives(binding.end.ifindex) {
-                        tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
-                    } else {
+                    if !self.kernel.lives(binding.end.ifindex) {
                         // Nothing can pass a link that is gone.
                         self.unfiltered.remove(&slot);
+                    } else if self.adopted.contains(&slot) {
+                        // It is tried again every second: said once.
+                        if self.refusing.get(&slot) != Some(&refusal.message) {
+                            tracing::error!(
+                                link = binding.end.ifname, error = %refusal,
+                                "a pod that ran before runs on without policy: its link takes no filters"
+                            );
+                        }
+                        refusing.insert(slot, refusal.message);
+                    } else {
+                        tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
                     }
                 }
             }
         }
+        self.refusing = refusing;
         failed
     }
 
@@ -303,7 +351,7 @@ impl<K: Kernel> Worker<K> {
             Ok(()) => self.attach_missing(),
             Err(refusal) => newcomers.iter().map(|slot| (*slot, refusal.clone())).collect(),
         };
-        failed.retain(|slot, _| newcomers.contains(slot));
+        failed.retain(|slot, _| newcomers.contains(slot) && !self.adopted.contains(slot));
         for slot in failed.keys() {
             self.unfiltered.remove(slot);
             if let Some((_, binding)) = self.local.remove(slot) {
@@ -314,12 +362,37 @@ impl<K: Kernel> Worker<K> {
         failed
     }
 
+    /// What keeps the node from serving. A pod that ran before and whose link refuses is told by a finding instead:
+    /// it would run without policy on a node that refuses everybody, too.
     fn lacking_filters(&self) -> Option<String> {
-        (!self.unfiltered.is_empty()).then(|| format!("{} links lack their filters", self.unfiltered.len()))
+        let lacking = self.unfiltered.iter().filter(|slot| !self.refusing.contains_key(slot)).count();
+        (lacking != 0).then(|| format!("{lacking} links lack their filters"))
     }
 
-    fn publish(&self, compiled: Compiled, outcome: &Result<(), Refusal>) {
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    fn not_filtered(&self) -> Vec<Finding> {
+        let refusing = self.refusing.iter().filter_map(|(slot, why)| Some((self.local.get(slot)?, why)));
+        let finding = |((pod, binding), why): (&(LocalPod, Binding), &String)| {
+            let (namespace, name) = pod.identity.as_ref().map_or_else(
+                || ("".into(), binding.end.ifname.as_str().into()),
+                |identity| (identity.namespace.clone(), identity.name.clone()),
+            );
+            Finding {
+                kind: ObjectKind::Pod,
+                namespace,
+                name,
+                path: String::new(),
+                reason: FindingReason::NotFiltered,
+                message: format!(
+                    "no policy holds for it: its link {} takes no filters: {why}",
+                    binding.end.ifname
+                ),
+            }
+        };
+        refusing.map(finding).collect()
+    }
+
+    fn publish(&self, mut compiled: Compiled, outcome: &Result<(), Refusal>) {
+        compiled.findings.extend(self.not_filtered());
         self.metrics.policy_findings.set(gauge(compiled.findings.len()));
         self.metrics.endpoints.set(gauge(self.local.len()));
         self.report.send_replace(Arc::new(PolicyReport {
@@ -362,6 +435,10 @@ impl Batch {
             let _ = reply.send(());
         }
     }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn binding(endpoint: &Endpoint) -> Binding {

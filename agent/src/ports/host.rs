@@ -1,10 +1,12 @@
 //! Host networking as the wiring of single pods. Netlink blocks, so each call runs on a blocking thread.
 
+use std::net::IpAddr;
+
 use netlink::Mac;
 use rpc::{Refusal, code};
 
 use crate::cause::chain;
-use crate::endpoint::{Grant, HostEnd, Wiring};
+use crate::endpoint::{Grant, HostEnd, Standing, Wiring};
 use crate::hostnet::{HostNet, HostNetError, PodRoute};
 
 /// The host's network.
@@ -45,16 +47,20 @@ impl Wiring for HostPort {
         self.blocking(move |hostnet| hostnet.add_pod(&pod)).await
     }
 
-    async fn adopt_pod(&self, grant: &Grant, end: &HostEnd) {
+    async fn adopt_pod(&self, grant: &Grant, end: &HostEnd) -> Option<u32> {
         let pod = route(grant, end);
         // Adopting writes nothing and cannot be refused; the work itself may only be cancelled with its runtime.
-        let adopted = self.blocking(move |hostnet| {
-            hostnet.adopt_pod(&pod);
-            Ok(())
-        });
-        if let Err(refusal) = adopted.await {
-            tracing::warn!(error = %refusal, "a pod was not adopted");
+        match self.blocking(move |hostnet| Ok(hostnet.adopt_pod(&pod))).await {
+            Ok(table) => table,
+            Err(refusal) => {
+                tracing::warn!(error = %refusal, "a pod was not adopted");
+                grant.table
+            }
         }
+    }
+
+    async fn set_table(&self, address: IpAddr, table: u32) -> Result<(), Refusal> {
+        self.blocking(move |hostnet| hostnet.set_table(address, table)).await
     }
 
     async fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> Result<(), Refusal> {
@@ -72,5 +78,31 @@ impl Wiring for HostPort {
             // Without an entry of ours another plugin wired the pod: its MAC is not known.
             pod_mac: link.pod_mac.map_or([0; 6], |mac| mac.0),
         }))
+    }
+
+    async fn standing(&self, prefix: &str) -> Result<Vec<Standing>, Refusal> {
+        let prefix = prefix.to_owned();
+        let found = self.blocking(move |hostnet| hostnet.standing(&prefix)).await?;
+        let links = found.into_iter().map(|link| Standing {
+            end: HostEnd {
+                ifname: link.ifname,
+                ifindex: link.ifindex,
+                host_mac: link.mac.map_or([0; 6], |mac| mac.0),
+                pod_mac: link.pod_mac.map_or([0; 6], |mac| mac.0),
+            },
+            addresses: link.addresses,
+        });
+        Ok(links.collect())
+    }
+
+    async fn ask_pod_mac(&self, end: &HostEnd, address: IpAddr) -> Option<[u8; 6]> {
+        let ifindex = end.ifindex;
+        match self.blocking(move |hostnet| hostnet.ask_mac(ifindex, address)).await {
+            Ok(told) => told.map(|mac| mac.0),
+            Err(refusal) => {
+                tracing::warn!(link = end.ifname, error = %refusal, "the pod's Ethernet address cannot be asked for");
+                None
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Maps, programs and filters as the policy thread needs them.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ebpf_common::abi::Direction;
@@ -74,7 +75,7 @@ impl Kernel for KernelPort {
     }
 
     fn lives(&mut self, ifindex: u32) -> bool {
-        nix::net::if_::if_indextoname(ifindex).is_ok()
+        link_name(ifindex).is_some()
     }
 
     fn forget(&mut self, ifindex: u32) {
@@ -86,10 +87,21 @@ impl Kernel for KernelPort {
     fn unclaimed(&mut self, claimed: &BTreeSet<u32>) -> Result<Vec<String>, KernelError> {
         let standing = self.0.endpoints()?;
         let unclaimed = standing.into_iter().filter(|(slot, _)| !claimed.contains(slot));
-        Ok(unclaimed
-            .filter_map(|(_, endpoint)| nix::net::if_::if_indextoname(endpoint.ifindex).ok())
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect())
+        Ok(unclaimed.filter_map(|(_, endpoint)| link_name(endpoint.ifindex)).collect())
+    }
+
+    fn bound_to(&mut self, ifindex: u32) -> Vec<(u32, Vec<IpAddr>)> {
+        let standing = self.0.endpoints().unwrap_or_else(|error| {
+            tracing::warn!(ifindex, error = chain(&error), "the endpoints in the maps could not be read");
+            Vec::new()
+        });
+        let of_link = standing.into_iter().filter(|(_, spec)| spec.ifindex == ifindex);
+        of_link
+            .map(|(slot, spec)| {
+                let v6 = spec.ipv6.map(IpAddr::from);
+                (slot, spec.ipv4.map(IpAddr::from).into_iter().chain(v6).collect())
+            })
+            .collect()
     }
 
     fn slot_of(&mut self, ifindex: u32) -> Option<Slot> {
@@ -121,5 +133,22 @@ impl Kernel for KernelPort {
                 Vec::new()
             }
         }
+    }
+}
+
+/// The name of a link that is there. For one that is not, nix 0.31 tells an empty name and no error.
+fn link_name(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?.to_string_lossy().into_owned();
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::link_name;
+
+    #[test]
+    fn a_link_that_is_not_there_has_no_name() {
+        assert_eq!(link_name(1).as_deref(), Some("lo"));
+        assert_eq!(link_name(0x7fff_fff0), None);
     }
 }

@@ -109,6 +109,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
         provisional: &mut Option<Provisional>,
     ) -> Response {
         let verb = envelope.request.verb();
+        let adds = matches!(envelope.request, Request::Lease { .. } | Request::Attach { .. });
         let started = Instant::now();
         let deadline = started + Duration::from_millis(envelope.deadline_ms).min(LONGEST);
         let result = self.run(envelope.request, deadline, reader, provisional).await;
@@ -120,6 +121,9 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
             }
             Err(refusal) => {
                 self.metrics.verb(verb, &refusal.reason, took);
+                if adds {
+                    self.metrics.add_refused(&refusal.reason);
+                }
                 tracing::info!(verb, reason = refusal.reason, message = refusal.message, "refused");
                 Response::Error(refusal)
             }

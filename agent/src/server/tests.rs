@@ -24,7 +24,7 @@ fn running(ready: bool) -> Running {
     let node = Arc::new(Node::default());
     let readiness = Readiness::default();
     if ready {
-        for part in [Part::Pool, Part::Kubernetes, Part::Datapath, Part::Host, Part::Socket] {
+        for part in [Part::Pool, Part::Kubernetes, Part::Subnets, Part::Datapath, Part::Host, Part::Socket] {
             readiness.reached(part);
         }
     }
@@ -125,7 +125,7 @@ async fn an_agent_that_is_not_synced_refuses_and_may_be_asked_again() {
     let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("it is not ready") };
     assert_eq!((refusal.code, refusal.retryable), (code::NOT_AVAILABLE, true));
     assert!(refusal.message.contains("kubernetes: starting"), "{}", refusal.message);
-    for part in [Part::Pool, Part::Kubernetes, Part::Datapath, Part::Socket, Part::Host] {
+    for part in [Part::Pool, Part::Kubernetes, Part::Subnets, Part::Datapath, Part::Socket, Part::Host] {
         running.readiness.reached(part);
     }
     running.readiness.lost(Part::Host, "a route cannot be added");

@@ -6,6 +6,7 @@
 //! that their success would lead to, they end in an empty plan.
 
 mod grow;
+mod place;
 mod shrink;
 mod upkeep;
 mod wake;
@@ -131,6 +132,21 @@ impl fmt::Display for Operation {
     }
 }
 
+/// Which subnets are to be read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubnetQuery {
+    /// These.
+    Ids(Vec<SubnetId>),
+    /// All of a VPC in one availability zone.
+    Discover {
+        /// The VPC.
+        vpc: String,
+        /// The zone's name.
+        zone: String,
+    },
+}
+
 /// One EC2 call to be made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
@@ -198,7 +214,7 @@ pub enum Action {
     /// Read the blocks and the free addresses of subnets.
     DescribeSubnets {
         /// Which.
-        subnets: Vec<SubnetId>,
+        query: SubnetQuery,
     },
 }
 
@@ -232,6 +248,11 @@ impl Action {
         }
     }
 
+    /// Whether it brings addresses, or an ENI to the instance.
+    pub const fn is_growth(&self) -> bool {
+        matches!(self, Self::CreateEni { .. } | Self::Attach { .. } | Self::Assign { .. })
+    }
+
     /// What it asks for.
     pub const fn want(&self) -> Want {
         match self {
@@ -259,15 +280,17 @@ pub struct Plan {
 /// Plans the next calls. Call [`PoolState::settle`] with the same `now` first.
 pub fn plan(state: &PoolState, targets: &Targets, now: Now) -> Plan {
     let mut actions = Vec::new();
-    upkeep::read_truth(state, targets, now, &mut actions);
+    let mut thirsty = BTreeSet::new();
     if matches!(state.truth(), crate::Truth::Ec2 { .. }) && targets.growth != Growth::None {
         upkeep::carry_on(state, targets, now, &mut actions);
+        shrink::drain(state, targets, now, &mut actions);
         let sizing = state.sizing(targets, now);
         if sizing.missing > 0 {
-            grow::grow(state, targets, sizing, now, &mut actions);
+            thirsty = grow::grow(state, targets, sizing, now, &mut actions);
         } else {
             shrink::shrink(state, targets, now, &mut actions);
         }
     }
+    upkeep::read_truth(state, targets, thirsty, now, &mut actions);
     Plan { actions, wake_at: wake::next(state, targets, now) }
 }

@@ -7,6 +7,37 @@ use crate::sizing::PREFIX_SIZE;
 use crate::state::{PoolState, Truth};
 use crate::targets::{Growth, Targets};
 
+/// Gives back what may not be leased any more once its last pod has gone and
+/// its last address has cooled down: ENIs of ours whose subnet no longer
+/// serves pods, and secondary addresses of the primary ENI and of those that
+/// we may not detach.
+pub(super) fn drain(state: &PoolState, targets: &Targets, now: Now, actions: &mut Vec<Action>) {
+    if targets.growth != Growth::Normal || !matches!(state.truth(), Truth::Ec2 { .. }) {
+        return;
+    }
+    for eni in state.enis() {
+        let foreign = matches!(eni.owner, Owner::Foreign(_));
+        if foreign || state.serves(eni, targets) || !eni.is_attached() || state.is_untouchable(eni) {
+            continue;
+        }
+        let idle = Idle::of(state, eni, now);
+        let action = match (eni.owner, eni.attachment.as_ref()) {
+            _ if idle.in_use > 0 => continue,
+            (Owner::Ours, Some(attachment)) if eni.is_tagged => {
+                Action::Detach { eni: eni.id.clone(), attachment: attachment.id.clone() }
+            }
+            _ if !idle.singles.is_empty() || !idle.prefixes.is_empty() => {
+                Action::Unassign { eni: eni.id.clone(), singles: idle.singles, prefixes: idle.prefixes }
+            }
+            _ => continue,
+        };
+        let planned = actions.iter().any(|action| action.eni() == Some(&eni.id));
+        if !planned && !state.rests(action.operation(), Some(&eni.id), now) {
+            actions.push(action);
+        }
+    }
+}
+
 /// Detaches idle ENIs whole, the emptiest first; then, where addresses are
 /// counted singly or in prefixes, gives back the rest, one call per ENI.
 /// Leased and cooling addresses are never part of it.
@@ -14,7 +45,12 @@ pub(super) fn shrink(state: &PoolState, targets: &Targets, now: Now, actions: &m
     if targets.growth != Growth::Normal || !matches!(state.truth(), Truth::Ec2 { .. }) {
         return;
     }
-    let least = state.surplus.as_ref().map_or(0, |window| window.least(now, targets.timing.shrink_after));
+    give_up_empty(state, targets, now, actions);
+    let span = targets.timing.shrink_after;
+    if state.surplus.as_ref().is_none_or(|window| window.is_rising(now, span)) {
+        return;
+    }
+    let least = state.surplus.as_ref().map_or(0, |window| window.least(now, span));
     let mut surplus = least.min(state.sizing(targets, now).surplus);
     if surplus == 0 {
         return;
@@ -23,9 +59,9 @@ pub(super) fn shrink(state: &PoolState, targets: &Targets, now: Now, actions: &m
     let mut enis: Vec<Idle> = state
         .enis()
         .filter(|eni| {
-            eni.is_managed(targets.use_primary)
+            state.serves(eni, targets)
                 && eni.is_attached()
-                && !state.is_busy(&eni.id)
+                && !state.is_untouchable(eni)
                 && !actions.iter().any(|action| action.eni() == Some(&eni.id))
         })
         .map(|eni| Idle::of(state, eni, now))
@@ -37,17 +73,25 @@ pub(super) fn shrink(state: &PoolState, targets: &Targets, now: Now, actions: &m
             return false;
         };
         let old = matches!(idle.eni.phase, Phase::Attached { since } if now.since(since) >= targets.timing.eni_min_age);
+        let action = if idle.eni.is_tagged {
+            Action::Detach { eni: idle.eni.id.clone(), attachment: attachment.id.clone() }
+        } else {
+            // Not ours to detach; what it holds is.
+            Action::Unassign {
+                eni: idle.eni.id.clone(),
+                singles: idle.singles.clone(),
+                prefixes: idle.prefixes.clone(),
+            }
+        };
         let whole = idle.eni.owner == Owner::Ours
             && idle.in_use == 0
             && old
             && idle.free() <= surplus
-            && !state.rests(Operation::Detach, Some(&idle.eni.id), now);
+            && (idle.eni.is_tagged || idle.free() > 0)
+            && !state.rests(action.operation(), Some(&idle.eni.id), now);
         if whole {
             surplus -= idle.free();
-            actions.push(Action::Detach {
-                eni: idle.eni.id.clone(),
-                attachment: attachment.id.clone(),
-            });
+            actions.push(action);
         }
         !whole
     });
@@ -60,9 +104,13 @@ pub(super) fn shrink(state: &PoolState, targets: &Targets, now: Now, actions: &m
         if state.rests(Operation::Unassign, Some(&idle.eni.id), now) {
             continue;
         }
-        let blocks = usize::try_from(surplus / PREFIX_SIZE).unwrap_or(usize::MAX);
-        idle.prefixes.truncate(blocks);
-        surplus -= u32::try_from(idle.prefixes.len()).unwrap_or(0) * PREFIX_SIZE;
+        // Where prefixes are not asked for any more, one that nobody uses goes
+        // whole, and single addresses take its part of the warm pool.
+        let blocks =
+            if targets.asks_prefixes() { surplus / PREFIX_SIZE } else { surplus.div_ceil(PREFIX_SIZE) };
+        idle.prefixes.truncate(usize::try_from(blocks).unwrap_or(usize::MAX));
+        let given = u32::try_from(idle.prefixes.len()).unwrap_or(0) * PREFIX_SIZE;
+        surplus = surplus.saturating_sub(given);
         let singles = if by_eni { 0 } else { surplus };
         idle.singles.truncate(usize::try_from(singles).unwrap_or(usize::MAX));
         surplus -= u32::try_from(idle.singles.len()).unwrap_or(0);
@@ -72,6 +120,25 @@ pub(super) fn shrink(state: &PoolState, targets: &Targets, now: Now, actions: &m
                 singles: idle.singles,
                 prefixes: idle.prefixes,
             });
+        }
+    }
+}
+
+/// An ENI that has given back all its addresses serves nobody, and holds a
+/// place and an address of the subnet.
+fn give_up_empty(state: &PoolState, targets: &Targets, now: Now, actions: &mut Vec<Action>) {
+    let is_empty = |eni: &&Eni| eni.owner == Owner::Ours && eni.is_tagged && eni.addresses().next().is_none();
+    for eni in state.enis().filter(is_empty) {
+        let (Phase::Attached { since }, Some(attachment)) = (eni.phase, eni.attachment.as_ref()) else {
+            continue;
+        };
+        let planned = actions.iter().any(|action| action.eni() == Some(&eni.id));
+        if now.since(since) >= targets.timing.eni_min_age
+            && !planned
+            && !state.is_untouchable(eni)
+            && !state.rests(Operation::Detach, Some(&eni.id), now)
+        {
+            actions.push(Action::Detach { eni: eni.id.clone(), attachment: attachment.id.clone() });
         }
     }
 }

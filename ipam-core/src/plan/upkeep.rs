@@ -2,15 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Operation};
+use super::{Action, Operation, SubnetQuery};
 use crate::eni::{Eni, Owner, Phase};
 use crate::state::PoolState;
 use crate::targets::Targets;
-use crate::{Now, SecurityGroupId};
+use crate::{Now, SecurityGroupId, SubnetId};
 
-/// Reads what is due: the ENIs after a doubt or an interval, a subnet's block
-/// once and its free addresses after a refusal.
-pub(super) fn read_truth(state: &PoolState, targets: &Targets, now: Now, actions: &mut Vec<Action>) {
+/// Reads what is due: the ENIs after a doubt or an interval, and with them the
+/// subnets where those are to be discovered; a subnet's block once, and its
+/// free addresses when more is wanted than it is known to have (`thirsty`).
+pub(super) fn read_truth(
+    state: &PoolState,
+    targets: &Targets,
+    thirsty: BTreeSet<SubnetId>,
+    now: Now,
+    actions: &mut Vec<Action>,
+) {
     let under_way = |operation| state.intents().any(|intent| intent.action.operation() == operation);
     if state.resync_at.is_some_and(|at| at <= now)
         && !under_way(Operation::DescribeEnis)
@@ -18,20 +25,19 @@ pub(super) fn read_truth(state: &PoolState, targets: &Targets, now: Now, actions
     {
         actions.push(Action::DescribeEnis);
     }
-    let missing = state.sizing(targets, now).missing > 0;
-    let subnets: Vec<_> = state
-        .subnets
-        .iter()
-        .filter(|(_, subnet)| subnet.cidr.is_none() || subnet.is_asked_for() && missing)
-        .map(|(id, _)| id.clone())
-        .collect();
-    if !subnets.is_empty()
-        && !under_way(Operation::DescribeSubnets)
-        && !state.rests(Operation::DescribeSubnets, None, now)
-        && targets.growth != crate::Growth::None
-    {
-        actions.push(Action::DescribeSubnets { subnets });
+    if under_way(Operation::DescribeSubnets) || state.rests(Operation::DescribeSubnets, None, now) {
+        return;
     }
+    let nameless = state.subnets.iter().filter(|(_, subnet)| subnet.is_nameless(now));
+    let nameless: BTreeSet<SubnetId> = nameless.map(|(id, _)| id.clone()).collect();
+    let query = match targets.subnet_choice.query() {
+        Some(query) if !thirsty.is_empty() || state.is_discovery_due(targets, now) => query,
+        _ if thirsty.is_empty() && nameless.is_empty() => return,
+        _ => SubnetQuery::Ids(
+            thirsty.into_iter().chain(nameless).collect::<BTreeSet<_>>().into_iter().collect(),
+        ),
+    };
+    actions.push(Action::DescribeSubnets { query });
 }
 
 /// Attaches what was made to be attached, marks attachments, follows security
@@ -44,15 +50,19 @@ pub(super) fn carry_on(state: &PoolState, targets: &Targets, now: Now, actions: 
     }
     let mut taken = taken_devices(state, targets);
     for eni in state.enis() {
-        if matches!(eni.owner, Owner::Foreign(_)) || state.is_busy(&eni.id) {
+        if matches!(eni.owner, Owner::Foreign(_)) || state.is_untouchable(eni) {
             continue;
         }
         let action = match eni.phase {
-            Phase::Unattached { wanted: true, .. } => attach(eni, targets, &mut taken),
-            Phase::Unattached { since, .. } if now.since(since) >= targets.timing.give_up_after => {
+            Phase::Unattached { wanted: true, .. } if state.serves(eni, targets) => {
+                attach(eni, targets, &mut taken)
+            }
+            Phase::Unattached { since, .. }
+                if eni.is_tagged && now.since(since) >= targets.timing.give_up_after =>
+            {
                 Some(Action::DeleteEni { eni: eni.id.clone() })
             }
-            Phase::Detached { since } if now.since(since) >= targets.timing.delete_delay => {
+            Phase::Detached { since } if eni.is_tagged && now.since(since) >= targets.timing.delete_delay => {
                 Some(Action::DeleteEni { eni: eni.id.clone() })
             }
             Phase::Attached { .. } if eni.owner == Owner::Ours => keep(state, eni, targets),

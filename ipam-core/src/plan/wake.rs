@@ -1,6 +1,7 @@
 //! When time alone could change the plan.
 
 use super::grow;
+use super::place::COMING_PATIENCE;
 use crate::Now;
 use crate::eni::Phase;
 use crate::sizing::Sizing;
@@ -29,6 +30,8 @@ pub(super) fn next(state: &PoolState, targets: &Targets, now: Now) -> Option<Now
         .chain(shrink)
         .chain(steps)
         .chain(subnets)
+        .chain(state.turns(now))
+        .chain(state.intents().map(|intent| intent.started + COMING_PATIENCE))
         .chain(state.cooling.values().copied())
         .chain(state.waiters.iter().map(|waiter| waiter.deadline))
         .chain(state.backoffs.values().map(|backoff| backoff.until))

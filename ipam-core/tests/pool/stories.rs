@@ -1,6 +1,6 @@
 //! One thing that happens to a pool, and what becomes of it.
 
-use ipam_core::{AllocationMode, Growth, Operation, Refusal, Targets};
+use ipam_core::{AllocationMode, FailureClass, Growth, Operation, Refusal, Targets};
 
 use crate::world::{Cloud, Fault, Node, millis, secs, targets_for};
 
@@ -65,8 +65,8 @@ fn a_throttled_node_says_so_and_recovers() {
     let mut node = node(targets, 4096);
     run(&mut node, 0..18);
     for _ in 0..60 {
-        node.cloud.faults.push((Operation::CreateEni, Fault::Throttle));
-        node.cloud.faults.push((Operation::Assign, Fault::Throttle));
+        node.cloud.faults.push((Operation::CreateEni, Fault::Fail(FailureClass::Throttled)));
+        node.cloud.faults.push((Operation::Assign, Fault::Fail(FailureClass::Throttled)));
     }
     node.burst(20..28);
     node.pass(secs(60));
@@ -90,7 +90,7 @@ fn a_missing_permission_is_named() {
     let mut node = node(targets, 4096);
     run(&mut node, 0..18);
     for _ in 0..100 {
-        node.cloud.faults.push((Operation::CreateEni, Fault::Deny));
+        node.cloud.faults.push((Operation::CreateEni, Fault::Fail(FailureClass::Permission)));
     }
     node.burst(20..28);
     node.pass(secs(60));

@@ -95,7 +95,12 @@ pub(crate) fn scarcity() -> Result<()> {
             let events = world.kubernetes("/api/v1/namespaces/default/events").ok()?;
             let found: Vec<Value> = items(&events["items"])
                 .filter(|event| {
-                    event["reason"] == "NoAddress" && event["involvedObject"]["name"] == pod["name"]
+                    let object = &event["involvedObject"];
+                    match *reason {
+                        // It passes by itself: told on the node only.
+                        "throttled" => event["reason"] == "Ec2Throttled" && object["name"] == *node,
+                        _ => event["reason"] == "NoAddress" && object["name"] == pod["name"],
+                    }
                 })
                 .cloned()
                 .collect();

@@ -53,12 +53,29 @@ impl World {
 
     /// Two nodes with nothing in them. It lives on the thread that starts it.
     pub(crate) fn without_agents(environment: &[(&str, &str)]) -> Result<Self> {
+        Self::of(2, "m5.large", environment)
+    }
+
+    /// Some nodes of an instance type, with nothing in them. It lives on the thread that starts it.
+    pub(crate) fn of(nodes: usize, instance_type: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::launch(&["--nodes", &nodes.to_string(), "--instance-type", instance_type], environment)
+    }
+
+    /// Two nodes with nothing in them, on the Kubernetes API of this kubeconfig.
+    pub(crate) fn on_api(kubeconfig: &Path, environment: &[(&str, &str)]) -> Result<Self> {
+        let kubeconfig = kubeconfig.to_str().context("a path that is no text")?;
+        Self::launch(&["--kubeconfig", kubeconfig], environment)
+    }
+
+    fn launch(options: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let bin = bin_dir()?;
         let mut simulator = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(bin.join("vpc-sim"))
-            .args(["up", "--nodes", "2", "--calm", "--kubelet", "--cni-bin"])
+            .arg("up")
+            .args(options)
+            .args(["--calm", "--kubelet", "--cni-bin"])
             .arg(inside_node(&bin))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -78,6 +95,12 @@ impl World {
             format!("vpc-sim did not start: {line}\n{log}")
         })?;
         Ok(world)
+    }
+
+    /// What agents that start from now on are told.
+    pub(crate) fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        self.environment =
+            environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     }
 
     pub(crate) fn node(&self, name: &str) -> Result<&Value> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use ipam_core::{
     AttachmentId, AttachmentRecord, AttachmentStatus, EniId, EniKind, EniRecord, EniStatus, InstanceId,
-    InstanceLimits, MacAddr, Operation, SecurityGroupId, SubnetId, SubnetRecord, Want, tags,
+    InstanceLimits, MacAddr, Operation, SecurityGroupId, SubnetId, SubnetQuery, SubnetRecord, Want, tags,
 };
 use ipnetwork::IpNetwork;
 
@@ -156,13 +156,38 @@ impl Ec2 for FakeEc2 {
         Box::pin(self.call(Operation::DescribeEnis, |inner| Ok(inner.enis.values().cloned().collect())))
     }
 
-    fn describe_subnets<'a>(
+    fn describe_unattached<'a>(
         &'a self,
-        subnets: &'a [SubnetId],
-    ) -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>> {
+        cluster: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Ec2Result<Vec<EniRecord>>> {
+        Box::pin(self.call(Operation::DescribeEnis, move |inner| {
+            let theirs = |eni: &&EniRecord| {
+                eni.attachment.is_none() && eni.tags.get(tags::CLUSTER).is_some_and(|name| name == cluster)
+            };
+            Ok(inner.enis.values().filter(theirs).cloned().collect())
+        }))
+    }
+
+    fn living_instances<'a>(
+        &'a self,
+        instances: &'a BTreeSet<InstanceId>,
+    ) -> BoxFuture<'a, Ec2Result<BTreeSet<InstanceId>>> {
+        Box::pin(self.call(Operation::DescribeInstances, |_| {
+            Ok(instances.iter().filter(|id| **id == Self::instance()).cloned().collect())
+        }))
+    }
+
+    fn describe_subnets<'a>(&'a self, query: &'a SubnetQuery) -> BoxFuture<'a, Ec2Result<Vec<SubnetRecord>>> {
         Box::pin(self.call(Operation::DescribeSubnets, |_| {
             let cidr = "10.0.0.0/20".parse().ok();
-            Ok(subnets.iter().map(|id| SubnetRecord { id: id.clone(), cidr, available: 4000 }).collect())
+            let ids = match query {
+                SubnetQuery::Ids(ids) => ids.clone(),
+                SubnetQuery::Discover { .. } => vec![SubnetId::new("subnet-a")],
+            };
+            let record =
+                |id| SubnetRecord { id, cidr, available: 4000, zone: None, vpc: None, tags: BTreeMap::new() };
+            Ok(ids.into_iter().map(record).collect())
         }))
     }
 

@@ -1,5 +1,6 @@
 //! The table of what the cluster has.
 
+mod census;
 mod row;
 
 use std::collections::{BTreeMap, HashSet};
@@ -12,6 +13,8 @@ use super::intern::Interner;
 use super::node::NodeFacts;
 use super::object::{Meta, NamespaceLite, NodeLite, PodLite, PolicyLite, ServiceLite, SliceLite};
 use super::watch::Change;
+use census::Census;
+pub use census::{Fleet, Waiting};
 use row::{Row, put};
 
 /// What changes the table.
@@ -28,13 +31,14 @@ pub(super) enum Update {
 
 /// The kinds that make up the table.
 pub(super) const KINDS: usize = 6;
+/// Which of them pods are.
+const PODS: usize = 0;
 
 type Key = (Name, Name);
 
 /// What a list has mentioned so far; None while there is none under way.
 type Seen = Option<HashSet<Key>>;
 
-#[derive(Default)]
 pub(super) struct Table {
     node: Name,
     cluster: Cluster,
@@ -45,16 +49,39 @@ pub(super) struct Table {
     slices: BTreeMap<Key, (Name, Vec<ServiceBackend>)>,
     seen: [Seen; KINDS],
     complete: [bool; KINDS],
+    census: Census,
 }
 
 impl Table {
-    pub(super) fn new(node: &str, service_cidrs: Vec<ipnetwork::IpNetwork>) -> Self {
+    pub(super) fn new(node: &str, service_cidrs: Vec<ipnetwork::IpNetwork>, fleet: Fleet) -> Self {
         let cluster = Cluster {
             node: LocalNode { name: node.into(), addresses: Vec::new() },
             service_cidrs,
             ..Cluster::default()
         };
-        Self { node: node.into(), cluster, ..Self::default() }
+        Self {
+            node: node.into(),
+            cluster,
+            facts: None,
+            findings: BTreeMap::new(),
+            interner: Interner::default(),
+            slices: BTreeMap::new(),
+            seen: std::array::from_fn(|_| None),
+            complete: [false; KINDS],
+            census: Census::new(node, fleet),
+        }
+    }
+
+    /// Who needs EC2, if that is different from what was told last.
+    pub(super) fn waiting(&mut self) -> Option<Waiting> {
+        self.census.news()
+    }
+
+    /// Counts a pod anew, before the table takes it.
+    fn count(&mut self, key: &Key, pod: Option<(&PodLite, Name)>) {
+        let content = self.cluster.namespaces.get(&key.0);
+        let stored = content.and_then(|content| content.pods.get(&key.1));
+        self.census.note(key, stored.map(AsRef::as_ref), pod);
     }
 
     /// Whether every kind was listed whole.
@@ -79,7 +106,7 @@ impl Table {
     /// Takes an update; true: something that matters is different.
     pub(super) fn apply(&mut self, update: Update) -> bool {
         match update {
-            Update::Pods(change) => self.take(0, change),
+            Update::Pods(change) => self.take(PODS, change),
             Update::Namespaces(change) => self.take(1, change),
             Update::Policies(change) => self.take(2, change),
             Update::Services(change) => self.take(3, change),
@@ -88,7 +115,7 @@ impl Table {
             Update::Fetched(pod) => {
                 // A list that began before the pod was there must not take it for gone.
                 let key = self.key(&pod.metadata);
-                if let Some(seen) = &mut self.seen[0] {
+                if let Some(seen) = &mut self.seen[PODS] {
                     seen.insert(key);
                 }
                 pod.put(self)
@@ -99,6 +126,9 @@ impl Table {
     fn take<T: Row>(&mut self, kind: usize, change: Change<T>) -> bool {
         match change {
             Change::Begins => {
+                if kind == PODS {
+                    self.census.list_begins();
+                }
                 self.seen[kind] = Some(HashSet::new());
                 false
             }
@@ -116,9 +146,16 @@ impl Table {
             }
             Change::Complete => {
                 let first = !std::mem::replace(&mut self.complete[kind], true);
-                let Some(seen) = self.seen[kind].take() else { return first };
-                let gone: Vec<Key> = T::keys(self).into_iter().filter(|key| !seen.contains(key)).collect();
+                let seen = self.seen[kind].take();
+                let gone: Vec<Key> = match &seen {
+                    Some(seen) => T::keys(self).into_iter().filter(|key| !seen.contains(key)).collect(),
+                    None => Vec::new(),
+                };
                 let removed = gone.iter().filter(|key| T::remove(self, key)).count();
+                if kind == PODS {
+                    let seen = seen.as_ref();
+                    self.census.list_ends(|key| seen.is_none_or(|seen| seen.contains(key)));
+                }
                 first || removed > 0
             }
         }

@@ -82,6 +82,8 @@ impl Row for PodLite {
     fn put(self, table: &mut Table) -> bool {
         let key = table.key(&self.metadata);
         let node = Name::clone(&table.node);
+        let home = table.interner.name(&self.spec.node_name);
+        table.count(&key, Some((&self, home)));
         match convert::pod(&mut table.interner, &self, &node) {
             Some(pod) => put(&mut table.cluster, &key.0, &key.1, pod),
             None => take::<Pod>(table, &key),
@@ -89,6 +91,7 @@ impl Row for PodLite {
     }
 
     fn remove(table: &mut Table, key: &Key) -> bool {
+        table.count(key, None);
         take::<Pod>(table, key)
     }
 
@@ -197,7 +200,7 @@ impl Row for SliceLite {
 
 impl Row for NodeLite {
     fn put(self, table: &mut Table) -> bool {
-        if self.metadata.name != *table.node {
+        if self.meta().name != *table.node {
             return false;
         }
         let facts = NodeFacts::from(&self);

@@ -1,6 +1,8 @@
 //! The adapter against a small API server that misbehaves on demand: every answer below was
 //! seen from a real one.
 
+mod census;
+mod eniconfigs;
 mod fake;
 mod pods;
 mod watches;
@@ -9,13 +11,20 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{ClusterHandle, Driver, Options, Snapshot, WatchPace, start};
+use super::{ClusterHandle, Driver, Fleet, Options, Snapshot, WatchPace, start};
 use fake::FakeApi;
 
 /// Long enough for the busiest machine; no test waits it out unless it fails.
 const BOUND: Duration = Duration::from_secs(30);
 
 const NODE: &str = "node-a";
+
+fn fleet() -> Fleet {
+    Fleet {
+        account: ipam_core::AccountLimits::default(),
+        shape: ipam_core::Shape { per_eni: 9, uses_primary: true, warm: 9 },
+    }
+}
 
 fn pace() -> WatchPace {
     WatchPace {
@@ -31,7 +40,10 @@ fn pace() -> WatchPace {
 
 /// The adapter on a server; what it runs ends with the second value.
 async fn connected(api: &FakeApi, pace: WatchPace) -> (ClusterHandle, Driver) {
-    start(api.client().await, Options { node: NODE.into(), service_cidrs: Vec::new(), pace })
+    start(
+        api.client().await,
+        Options { node: NODE.into(), eni_configs: false, service_cidrs: Vec::new(), fleet: fleet(), pace },
+    )
 }
 
 async fn synced(api: &FakeApi, pace: WatchPace) -> (ClusterHandle, Driver) {

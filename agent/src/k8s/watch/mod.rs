@@ -12,6 +12,8 @@ mod watcher;
 
 use std::time::Duration;
 
+use crate::k8s::error::ErrorClass;
+
 pub(super) use watcher::{Sink, Watcher};
 
 /// What a watch tells.
@@ -80,4 +82,6 @@ pub struct WatchStatus {
     pub failures: u64,
     /// The last failure, until something succeeds.
     pub failing: Option<String>,
+    /// What could be done about it.
+    pub class: Option<ErrorClass>,
 }

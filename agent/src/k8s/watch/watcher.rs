@@ -148,6 +148,7 @@ impl Watcher {
                 tracing::warn!(kind = self.kind, error = text, "watch failed, trying on");
             }
             status.failing = Some(text);
+            status.class = Some(error.class());
         });
         sleep(wait).await;
     }
@@ -156,6 +157,7 @@ impl Watcher {
         self.status.send_if_modified(|status| {
             let recovered = status.failing.take().is_some();
             if recovered {
+                status.class = None;
                 tracing::info!(kind = self.kind, "watch recovered");
             }
             recovered

@@ -1,17 +1,18 @@
 //! The node's side: the agent's loop over the pool, in simulated time, with
 //! the laws checked at every step.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ipam_core::{
-    Action, Asked, Failure, Grant, Identity, Intent, Now, Operation, Phase, PoolState, Refusal, Reply,
-    SandboxKey, Saved, Targets, Waiter, plan,
+    Action, Asked, EniId, Failure, Grant, Identity, Intent, Now, Owner, Phase, PoolState, Refusal, Reply,
+    SandboxKey, Saved, Targets, Truth, Waiter, plan, tags,
 };
 
 use super::cloud::Cloud;
 use super::millis;
+use super::others::Stranger;
+use super::watch::Watch;
 
 struct Running {
     intent: Intent,
@@ -20,11 +21,24 @@ struct Running {
     outcome: Option<Result<Reply, Failure>>,
 }
 
+/// What a restart finds of the last process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// The checkpoint, the journal, the pods.
+    Everything,
+    /// The journal and the pods' veth pairs, but no checkpoint.
+    NoCheckpoint,
+    /// The journal: the kernel booted anew and every pod is gone.
+    Rebooted,
+}
+
 /// A node with its agent.
 pub(crate) struct Node {
     pub(crate) cloud: Cloud,
     pub(crate) targets: Targets,
     pub(crate) state: PoolState,
+    /// `MANAGE_UNTAGGED_ENI`, from the next start on.
+    pub(crate) manage_untagged: bool,
     pub(crate) now: Now,
     /// Latency of a call, half of it before its effect.
     pub(crate) latency: Duration,
@@ -34,14 +48,17 @@ pub(crate) struct Node {
     pub(crate) waits: Vec<Duration>,
     /// Pods that have been told their address, across restarts.
     pub(crate) holders: BTreeMap<SandboxKey, Grant>,
-    /// Until when an address that was in use rests.
-    released: BTreeMap<IpAddr, Now>,
+    /// Those whose veth pair is wired.
+    wired: BTreeSet<SandboxKey>,
+    /// Wired pods that a restart without a checkpoint has still to take over.
+    orphans: BTreeSet<SandboxKey>,
+    pub(crate) watch: Watch,
     running: Vec<Running>,
     links: Vec<(Now, ipam_core::MacAddr)>,
     saved: Saved,
     starts: u64,
     dice: u64,
-    /// Actions begun since the counter was last cleared.
+    /// Actions begun since the list was last cleared.
     pub(crate) begun: Vec<Action>,
 }
 
@@ -52,13 +69,16 @@ impl Node {
             state: PoolState::new(identity, "start-0"),
             cloud,
             targets,
+            manage_untagged: false,
             now: Now::from_millis(1_000_000),
             latency: millis(300),
             link_delay: millis(2000),
             refused: Vec::new(),
             waits: Vec::new(),
             holders: BTreeMap::new(),
-            released: BTreeMap::new(),
+            wired: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+            watch: Watch::default(),
             running: Vec::new(),
             links: Vec::new(),
             saved: Saved::default(),
@@ -94,7 +114,10 @@ impl Node {
         match self.state.ask(waiter) {
             Asked::Known(grant) => {
                 let told = self.holders.get(&Self::key(number)).map(|known| known.address);
-                assert!(told.is_none_or(|told| told == grant.address), "another answer for the same sandbox");
+                assert!(
+                    told.is_none_or(|told| told == grant.address),
+                    "law 1: another answer for the same sandbox"
+                );
                 self.holders.insert(Self::key(number), grant);
             }
             Asked::Queued | Asked::Lost { .. } => {}
@@ -109,7 +132,9 @@ impl Node {
 
     /// Its veth pair is wired.
     pub(crate) fn commit(&mut self, number: u32) {
-        self.state.commit(&Self::key(number), "eni0");
+        if self.state.commit(&Self::key(number), "eni0") {
+            self.wired.insert(Self::key(number));
+        }
         self.step();
     }
 
@@ -118,21 +143,41 @@ impl Node {
         let key = Self::key(number);
         let lease = self.state.release(&key, &self.targets, self.now);
         self.holders.remove(&key);
+        self.wired.remove(&key);
+        self.orphans.remove(&key);
         if let Some(lease) = lease
             && lease.host_ifname.is_some()
         {
-            self.released.insert(lease.address, self.now + self.targets.cooldown);
+            self.watch.released(lease.address, self.now + self.targets.cooldown);
         }
         self.step();
     }
 
-    /// The agent dies without warning, and starts again. Calls that EC2 has
-    /// not executed yet never happen; those it has are lost to the agent.
+    /// The agent dies without warning, and starts again.
     pub(crate) fn crash(&mut self) {
+        self.restart(Remains::Everything);
+    }
+
+    /// The agent dies and starts again with what `remains`. Calls that EC2 has
+    /// not executed yet never happen; those it has are lost to the agent.
+    pub(crate) fn restart(&mut self, remains: Remains) {
         self.starts += 1;
-        let identity = Identity { instance: self.cloud.instance.clone(), manage_untagged: false };
+        let identity =
+            Identity { instance: self.cloud.instance.clone(), manage_untagged: self.manage_untagged };
         let mut state = PoolState::new(identity, format!("start-{}", self.starts));
-        state.restore(self.saved.clone());
+        match remains {
+            Remains::Everything => state.restore(self.saved.clone()),
+            Remains::NoCheckpoint => {
+                // A pod that was not wired yet begins again.
+                self.holders.retain(|key, _| self.wired.contains(key));
+                self.orphans = self.wired.clone();
+            }
+            Remains::Rebooted => {
+                self.holders.clear();
+                self.wired.clear();
+                self.orphans.clear();
+            }
+        }
         for running in std::mem::take(&mut self.running) {
             // The journal holds every change that was begun and not ended.
             if running.intent.action.operation().is_mutating() {
@@ -144,7 +189,51 @@ impl Node {
             state.set_link(eni.mac, true);
         }
         self.state = state;
+        self.watch.restarted();
         self.step();
+    }
+
+    /// A stranger appears on the instance.
+    pub(crate) fn appear(&mut self, stranger: Stranger) {
+        if let Some(id) = self.cloud.appear(stranger, self.now) {
+            let record = self.cloud.enis().find(|eni| eni.id == id).expect("just made").clone();
+            self.watch.strangers.insert(id, record);
+        }
+    }
+
+    /// Somebody detaches one of our ENIs, and perhaps deletes it.
+    pub(crate) fn tear_off(&mut self, number: usize, delete: bool) {
+        if let Some(id) = self.secondary(number) {
+            self.watch.torn_off(id.clone(), self.now);
+            if let Some(eni) = self.cloud.enis().find(|eni| eni.id == id) {
+                self.links.retain(|(_, mac)| *mac != eni.mac);
+                self.state.set_link(eni.mac, false);
+            }
+            self.cloud.tear_off(&id, delete, self.now);
+        }
+    }
+
+    /// An operator takes one of our ENIs away from us.
+    pub(crate) fn disown(&mut self, number: usize) {
+        if let Some(id) = self.secondary(number) {
+            self.cloud.tag(&id, tags::NO_MANAGE, "true", self.now);
+        }
+    }
+
+    /// The next describe leaves one of our ENIs out.
+    pub(crate) fn omit(&mut self, number: usize) {
+        self.cloud.omitted = self.secondary(number);
+    }
+
+    pub(crate) fn secondary(&self, number: usize) -> Option<EniId> {
+        let ours: Vec<&EniId> = self
+            .cloud
+            .enis()
+            .filter(|eni| eni.attachment.as_ref().is_some_and(|at| at.device_index > 0))
+            .filter(|eni| !self.watch.strangers.contains_key(&eni.id))
+            .map(|eni| &eni.id)
+            .collect();
+        ours.get(number % ours.len().max(1)).map(|id| (*id).clone())
     }
 
     /// Passes `span` of time, event by event.
@@ -195,6 +284,7 @@ impl Node {
         for running in done {
             let dice = self.dice();
             let outcome = running.outcome.expect("partitioned by it");
+            self.watch.told(&self.state, &running.intent, &outcome, now);
             self.state.complete(running.intent.id, outcome, &self.targets, now, dice);
         }
         let (up, later): (Vec<_>, Vec<_>) = self.links.drain(..).partition(|(at, _)| *at <= now);
@@ -202,24 +292,55 @@ impl Node {
         for (_, mac) in up {
             self.state.set_link(mac, true);
         }
+        // The kernel loses the link with the attachment.
+        self.cloud.settle(now);
+        for eni in self.cloud.enis().filter(|eni| eni.attachment.is_none()) {
+            self.state.set_link(eni.mac, false);
+        }
+        if matches!(self.state.truth(), Truth::Ec2 { .. }) {
+            self.take_over();
+        }
+    }
+
+    /// Pods whose veth pairs stand are taken over with their addresses.
+    fn take_over(&mut self) {
+        for key in std::mem::take(&mut self.orphans) {
+            let address = self.holders[&key].address;
+            if !self.state.adopt(key.clone(), None, address, Some("eni0".to_owned()), self.now) {
+                // Its address is not EC2's any more: it runs, cut off.
+                self.holders.remove(&key);
+                self.wired.remove(&key);
+            }
+        }
     }
 
     /// The agent's loop, once.
     pub(crate) fn step(&mut self) {
         let expired = self.state.settle(&self.targets, self.now);
         self.refused.extend(expired.into_iter().map(|expired| (expired.key, expired.reason)));
+        let before = self.state.waiters().next().is_some().then(|| self.state.clone());
         let served = self.state.serve(&self.targets, self.now);
         self.saved = self.state.save();
+        let mut taken = Vec::<Grant>::new();
         for served in served {
-            self.check_grant(&served.key, &served.grant);
+            self.watch.check_grant(&self.cloud, &self.holders, &served.key, &served.grant, self.now);
+            // What a pod had before is its own, however well it fits.
+            if let Some(before) = before.as_ref().filter(|before| before.lease_of(&served.key).is_none()) {
+                Watch::check_fit(before, &taken, &self.targets, &served.grant, self.now);
+            }
+            taken.push(served.grant.clone());
             self.waits.push(served.waited);
             self.holders.insert(served.key, served.grant);
         }
+        self.check_counts(!taken.is_empty());
+        self.watch.check_pods(&self.cloud, &self.state, &self.holders);
         self.state.settle(&self.targets, self.now);
         let planned = plan(&self.state, &self.targets, self.now);
-        self.check_plan(&planned.actions);
+        let running: Vec<Intent> = self.running.iter().map(|running| running.intent.clone()).collect();
+        Watch::check_plan(&self.state, &self.targets, &running, &planned.actions, self.now);
         for action in planned.actions {
-            self.check_action(&action);
+            self.watch.check_action(&self.state, &self.targets, &action, self.now);
+            self.watch.check_returned(&self.state, &self.holders, &action, self.now);
             let intent = self.state.begin(action.clone(), &self.targets, self.now);
             self.begun.push(action);
             self.running.push(Running {
@@ -231,78 +352,18 @@ impl Node {
         }
     }
 
-    /// Laws 1, 2 and 3: one holder, on an ENI, and never before the cooldown.
-    fn check_grant(&self, key: &SandboxKey, grant: &Grant) {
-        for (other, held) in &self.holders {
-            assert!(
-                other == key || held.address != grant.address,
-                "{} has {} already",
-                other.container_id,
-                grant.address
-            );
-        }
-        assert!(self.cloud.has(grant.address), "EC2 does not have {} on this instance", grant.address);
-        if let Some(until) = self.released.get(&grant.address) {
-            assert!(self.now >= *until, "{} rests until {until:?}", grant.address);
-        }
-    }
-
-    /// Laws 4 and 5: never beyond max-pods, one assign for an ENI at a time.
-    fn check_plan(&self, actions: &[Action]) {
+    fn check_counts(&self, served: bool) {
         let counts = self.state.counts(&self.targets, self.now);
-        let asked: u32 = actions
-            .iter()
-            .filter(|action| !matches!(action, Action::CreateEni { token: Some(_), .. }))
-            .map(Action::addresses_asked)
-            .sum();
-        if asked > 0 {
-            // A prefix cannot be cut: its rest is withheld, not leased.
-            let rest = if self.targets.asks_prefixes() { 15 } else { 0 };
-            let total = counts.leased + counts.free + counts.withheld + counts.pending + asked;
-            assert!(
-                total <= self.targets.max_pods + rest,
-                "{total} addresses for {} pods",
-                self.targets.max_pods
-            );
-        }
-        for action in actions.iter().filter(|action| action.operation() == Operation::Assign) {
-            let same = |other: &Action| other.operation() == Operation::Assign && other.eni() == action.eni();
-            let running = self.running.iter().filter(|running| same(&running.intent.action)).count();
-            assert_eq!(actions.iter().filter(|other| same(other)).count() + running, 1, "{action:?}");
-        }
-    }
-
-    /// Laws 3 and 10: nothing in use or cooling is given back, and nothing of
-    /// others is touched.
-    fn check_action(&self, action: &Action) {
-        if let Some(id) = action.eni() {
-            let eni = self.state.enis().find(|eni| eni.id == *id).expect("known");
-            assert!(!matches!(eni.owner, ipam_core::Owner::Foreign(_)), "{action:?} on a foreign ENI");
-            let is_primary = eni.owner == ipam_core::Owner::Primary;
-            assert!(
-                !is_primary || matches!(action, Action::Assign { .. } | Action::Unassign { .. }),
-                "{action:?}"
-            );
-        }
-        let returned: Vec<IpAddr> = match action {
-            Action::Unassign { singles, prefixes, .. } => {
-                singles.iter().copied().chain(prefixes.iter().flat_map(|prefix| prefix.iter())).collect()
-            }
-            Action::Detach { eni, .. } | Action::DeleteEni { eni } => {
-                let eni = self.state.enis().find(|known| known.id == *eni).expect("known");
-                eni.addresses().collect()
-            }
-            _ => return,
-        };
-        for address in returned {
-            assert!(
-                !self.holders.values().any(|held| held.address == address),
-                "{action:?} takes {address} from a pod"
-            );
-            if let Some(until) = self.released.get(&address) {
-                assert!(self.now >= *until, "{action:?} gives back the cooling {address}");
-            }
-        }
+        let max_pods = self.targets.max_pods;
+        assert!(
+            counts.leased + counts.free <= max_pods.max(counts.leased)
+                && !(served && counts.leased > max_pods),
+            "law 4: {counts:?} for {max_pods} pods"
+        );
+        assert!(
+            counts.waiting == 0 || counts.free == 0,
+            "law 3: somebody waits and an address is free: {counts:?}"
+        );
     }
 
     /// Whether nothing is under way and nothing planned but reading.
@@ -312,22 +373,33 @@ impl Node {
             && !plan(&self.state, &self.targets, self.now).actions.iter().any(changes)
     }
 
-    /// The pool and EC2 agree: no ENI of ours is loose, no address unknown.
+    /// The pool and EC2 agree: no ENI of ours is loose, no address unknown,
+    /// and nothing of others has been changed.
     pub(crate) fn check_agreement(&self) {
-        for eni in self.state.enis() {
-            assert!(matches!(eni.phase, Phase::Attached { .. }), "{eni:?}");
+        let foreign = |eni: &ipam_core::Eni| matches!(eni.owner, Owner::Foreign(_));
+        for eni in self.state.enis().filter(|eni| !foreign(eni)) {
+            assert!(matches!(eni.phase, Phase::Attached { .. }), "law 8: {eni:?}");
         }
         for record in self.cloud.enis() {
+            if let Some(stranger) = self.watch.strangers.get(&record.id) {
+                assert_eq!(record, stranger, "law 10: somebody else's ENI was changed");
+            }
             let known = self.state.enis().find(|eni| eni.id == record.id);
-            let known = known.unwrap_or_else(|| panic!("{} is leaked", record.id));
+            let known = known.unwrap_or_else(|| panic!("law 8: {} is leaked", record.id));
+            if foreign(known) {
+                continue;
+            }
             let mut singles = record.singles.clone();
             singles.sort();
-            assert_eq!(known.singles.keys().copied().collect::<Vec<_>>(), singles);
+            assert_eq!(known.singles.keys().copied().collect::<Vec<_>>(), singles, "law 8: {}", record.id);
             let mut prefixes = record.prefixes.clone();
             prefixes.sort();
-            assert_eq!(known.prefixes.keys().copied().collect::<Vec<_>>(), prefixes);
+            assert_eq!(known.prefixes.keys().copied().collect::<Vec<_>>(), prefixes, "law 8: {}", record.id);
             let attachment = record.attachment.as_ref().expect("attached");
-            assert!(attachment.delete_on_termination, "{} would outlive the instance", record.id);
+            assert!(attachment.delete_on_termination, "law 8: {} would outlive the instance", record.id);
+        }
+        for stranger in self.watch.strangers.keys() {
+            assert!(self.cloud.enis().any(|eni| eni.id == *stranger), "law 10: {stranger} was freed");
         }
     }
 }

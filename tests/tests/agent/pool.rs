@@ -106,6 +106,8 @@ pub(crate) fn scarcity() -> Result<()> {
                 .collect();
             (!found.is_empty()).then_some(found)
         })?;
+        // The node's own Event has EC2's word for it.
+        let says = if *reason == "throttled" { "requestlimitexceeded" } else { says };
         ensure!(text(&events[0]["message"]).to_lowercase().contains(says), "{events:?}");
         let (_, metrics) = world.agent_page(node, "/metrics")?;
         let has = |name: &str, labels: &[&str]| {

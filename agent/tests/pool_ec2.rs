@@ -212,6 +212,8 @@ async fn play(part: Part) -> Result<Told> {
     let dirs = StateDirs { run: state.join("run"), journal: state.join("lib") };
     let pool = Pool::start(config, ec2, imds, &dirs)?;
     tell_links(pool.clone());
+    // No pod runs that this pool does not know of.
+    ensure!(pool.adoption_ended().await, "the checkpoint could not be written");
     wait_for(&pool, PoolView::is_ready).await?;
 
     let patience = Duration::from_secs(part.patience_s);

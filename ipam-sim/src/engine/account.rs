@@ -14,7 +14,9 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// What EC2 documents for `operation`, by account, region and action.
+    /// What EC2 documents for `operation`, by account, region and action. Said
+    /// here once more, not taken from the planner: a wrong figure there must
+    /// show as refusals here.
     pub const fn documented(operation: Operation) -> Self {
         let (capacity, refill) = match operation {
             Operation::CreateEni

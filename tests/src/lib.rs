@@ -7,3 +7,4 @@
 pub mod apiserver;
 pub mod demo;
 pub mod house;
+pub mod world;

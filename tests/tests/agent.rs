@@ -7,18 +7,12 @@ use kernel_test::{Need, Trial, trial};
 mod commands;
 #[path = "agent/deletion.rs"]
 mod deletion;
-#[path = "agent/ec2.rs"]
-mod ec2;
-#[path = "agent/manifests.rs"]
-mod manifests;
 #[path = "agent/networking.rs"]
 mod networking;
 #[path = "agent/policy.rs"]
 mod policy;
 #[path = "agent/pool.rs"]
 mod pool;
-#[path = "agent/questions.rs"]
-mod questions;
 #[path = "agent/refusals.rs"]
 mod refusals;
 #[path = "agent/repair.rs"]
@@ -33,8 +27,6 @@ mod sweep;
 mod takeover;
 #[path = "agent/truth.rs"]
 mod truth;
-#[path = "agent/world.rs"]
-mod world;
 
 const NEEDS: &[Need] =
     &[Need::Root, Need::NetNs, Need::Mounts, Need::Bpf, Need::Tc, Need::Nft, Need::Env("TIDEPOOL_BIN_DIR")];

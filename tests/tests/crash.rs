@@ -8,23 +8,14 @@ use kernel_test::{Need, trial};
 
 #[path = "crash/checks.rs"]
 mod checks;
-#[path = "agent/manifests.rs"]
-#[expect(dead_code, reason = "the agent's tests have policies, too")]
-mod manifests;
 #[path = "crash/node.rs"]
 mod node;
 #[path = "crash/operations.rs"]
 mod operations;
 #[path = "crash/points.rs"]
 mod points;
-#[path = "agent/questions.rs"]
-#[expect(dead_code, reason = "the agent's tests ask more")]
-mod questions;
 #[path = "crash/scenario.rs"]
 mod scenario;
-#[path = "agent/world.rs"]
-#[expect(dead_code, reason = "the agent's tests need more of a world")]
-mod world;
 
 const NEEDS: &[Need] =
     &[Need::Root, Need::NetNs, Need::Mounts, Need::Bpf, Need::Tc, Need::Nft, Need::Env("TIDEPOOL_BIN_DIR")];

@@ -5,8 +5,8 @@ use serde_json::Value;
 use system_tests::demo::bin_dir;
 use system_tests::house::{items, text};
 
-use super::manifests::trio;
-use super::world::{STILL_POOL, World};
+use system_tests::world::manifests::trio;
+use system_tests::world::{STILL_POOL, World};
 
 const NODE: &str = "node-1";
 

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use system_tests::house::items;
 
-use super::manifests::{only, pod};
-use super::world::{STILL_POOL, World};
+use system_tests::world::manifests::{only, pod};
+use system_tests::world::{STILL_POOL, World};
 
 /// All that a pod could leave on a node.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use system_tests::house::{items, text};
 
-use super::manifests::{only, pod};
 use super::restart::echoes;
-use super::world::{STILL_POOL, World};
+use system_tests::world::manifests::{only, pod};
+use system_tests::world::{STILL_POOL, World};
 
 /// A second for the change, which takes a tenth of it on an idle machine, and another for the look.
 const PROMPT: Duration = Duration::from_secs(2);

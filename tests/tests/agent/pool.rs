@@ -5,8 +5,8 @@ use kernel_test::wait_for;
 use serde_json::{Value, json};
 use system_tests::house::{items, text};
 
-use super::manifests::pod;
-use super::world::{BOUND, INTERNET, World};
+use system_tests::world::manifests::pod;
+use system_tests::world::{BOUND, INTERNET, World};
 
 /// Routing table of the primary ENI.
 const MAIN: u64 = 254;

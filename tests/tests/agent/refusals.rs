@@ -5,9 +5,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use system_tests::house::{items, text};
 
-use super::ec2::ec2;
-use super::manifests::pod;
-use super::world::World;
+use system_tests::world::World;
+use system_tests::world::manifests::pod;
 
 /// What keeps a node from serving, and what is said of it.
 struct Case {
@@ -224,8 +223,7 @@ fn event(world: &World, kind: &str, name: &str, reason: &str) -> Result<Value> {
 fn strange_eni(world: &World, node: &str) -> Result<()> {
     let enis = world.control("/enis", None)?;
     let primary = items(&enis).find(|eni| eni["node"] == node).context("no primary ENI")?;
-    let made = ec2(
-        world,
+    let made = world.ec2(
         "CreateNetworkInterface",
         &[
             ("SubnetId", text(&primary["subnet_id"])),
@@ -243,5 +241,5 @@ fn strange_eni(world: &World, node: &str) -> Result<()> {
         ("DeviceIndex", "1"),
         ("NetworkCardIndex", "0"),
     ];
-    ec2(world, "AttachNetworkInterface", &place).map(drop)
+    world.ec2("AttachNetworkInterface", &place).map(drop)
 }

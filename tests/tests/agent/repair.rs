@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use system_tests::house::text;
 
-use super::manifests::pod;
-use super::world::{INTERNET, STILL_POOL, World};
+use system_tests::world::manifests::pod;
+use system_tests::world::{INTERNET, STILL_POOL, World};
 
 const NODE: &str = "node-1";
 

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use system_tests::house::{items, text};
 
-use super::manifests::{only, pod, trio};
-use super::world::{STILL_POOL, World};
+use system_tests::world::manifests::{only, pod, trio};
+use system_tests::world::{STILL_POOL, World};
 
 /// Says a word over an open connection to an echo and hears it.
 pub(crate) fn echoes(stream: &mut TcpStream, patience: Duration) -> Result<()> {

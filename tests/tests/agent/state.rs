@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use system_tests::house::{items, text};
 
-use super::manifests::{pod, trio};
 use super::restart::echoes;
-use super::world::{STILL_POOL, World};
+use system_tests::world::manifests::{pod, trio};
+use system_tests::world::{STILL_POOL, World};
 
 /// Where pods of these tests stand whose agent loses its memory.
 const NODE: &str = "node-2";

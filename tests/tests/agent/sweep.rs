@@ -9,7 +9,7 @@ use serde_json::Value;
 use system_tests::apiserver::ApiServer;
 use system_tests::house::{items, text};
 
-use super::world::World;
+use system_tests::world::World;
 
 /// The name that every agent here has for its cluster.
 const CLUSTER: &str = "system-test";

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use system_tests::house::{items, text};
 
-use super::manifests::pod;
 use super::restart::echoes;
-use super::world::World;
+use system_tests::world::World;
+use system_tests::world::manifests::pod;
 
 const NODE: &str = "node-1";
 /// The protocol of our routes and rules.

@@ -6,9 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use system_tests::house::{items, text};
 
-use super::ec2::ec2;
-use super::manifests::pod;
-use super::world::{INTERNET, World};
+use system_tests::world::manifests::pod;
+use system_tests::world::{INTERNET, World};
 
 const NODE: &str = "node-1";
 
@@ -35,7 +34,7 @@ fn addresses(eni: &Value) -> BTreeSet<String> {
 
 fn unassign(world: &World, eni: &Value, address: &str) -> Result<()> {
     let what = [("NetworkInterfaceId", text(&eni["id"])), ("PrivateIpAddress.1", address)];
-    ec2(world, "UnassignPrivateIpAddresses", &what).map(drop)
+    world.ec2("UnassignPrivateIpAddresses", &what).map(drop)
 }
 
 pub(crate) fn behind_its_back() -> Result<()> {
@@ -62,7 +61,7 @@ pub(crate) fn behind_its_back() -> Result<()> {
     world.settled_pool(NODE)?;
     let before = addresses(&primary(&world)?);
     let count = [("NetworkInterfaceId", text(&eni["id"])), ("SecondaryPrivateIpAddressCount", "1")];
-    ec2(&world, "AssignPrivateIpAddresses", &count)?;
+    world.ec2("AssignPrivateIpAddresses", &count)?;
     world.wait("the strange address is adopted", || {
         (addresses(&primary(&world).ok()?).len() == before.len() + 1).then_some(())
     })?;

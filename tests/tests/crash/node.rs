@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use system_tests::house::{items, text};
 
 use super::points::{At, Point};
-use super::world::World;
+use system_tests::world::World;
 
 /// A node and its agent.
 pub(crate) struct Node<'w> {

@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use kernel_test::wait_for;
 
 use super::checks::{self, Reading};
-use super::manifests::pod;
 use super::node::Node;
 use super::points::{Point, Points, Stage};
-use super::world::World;
+use system_tests::world::World;
+use system_tests::world::manifests::pod;
 
 /// Three ENIs of four addresses: seven pods and a warm address need all three, and the machine few pods.
 const INSTANCE_TYPE: &str = "t3.small";

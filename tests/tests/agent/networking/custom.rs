@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use system_tests::house::{items, root, text};
 
-use super::super::manifests::pod;
-use super::super::world::{INTERNET, World};
 use super::{NODE, is_in, quick, set};
+use system_tests::world::manifests::pod;
+use system_tests::world::{INTERNET, World};
 
 /// What the node's agent says of itself.
 fn readyz(world: &World) -> Option<String> {

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use system_tests::house::text;
 
-use super::super::manifests::pod;
-use super::super::world::{INTERNET, World};
 use super::{NODE, is_in, quick};
+use system_tests::world::manifests::pod;
+use system_tests::world::{INTERNET, World};
 
 /// The tag that offers a subnet to pods, or withholds it.
 const ROLE: &str = "kubernetes.io/role/cni";

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use system_tests::house::{items, text};
 
-use super::super::manifests::pod;
-use super::super::world::World;
-use super::{CHANGES, NODE, field, quick, set};
+use system_tests::world::cloud::CHANGES;
+
+use super::{NODE, field, quick, set};
+use system_tests::world::World;
+use system_tests::world::manifests::pod;
 
 const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 const INSTANCE: &str = "node.k8s.amazonaws.com/instance_id";

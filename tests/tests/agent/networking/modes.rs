@@ -9,9 +9,9 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use system_tests::house::{items, text};
 
-use super::super::manifests::pod;
-use super::super::world::{INTERNET, World};
 use super::{NODE, quick};
+use system_tests::world::manifests::pod;
+use system_tests::world::{INTERNET, World};
 
 const PREFIX: (&str, &str) = ("ENABLE_PREFIX_DELEGATION", "true");
 

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use system_tests::house::text;
 
-use super::super::manifests::pod;
-use super::super::world::World;
 use super::{NODE, quick};
+use system_tests::world::World;
+use system_tests::world::manifests::pod;
 
 fn free(world: &World) -> Option<u64> {
     world.debug(NODE, "pool").ok()?["addresses"]["free"].as_u64()

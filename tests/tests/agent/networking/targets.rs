@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::super::world::World;
 use super::{NODE, quick};
+use system_tests::world::World;
 
 /// What a row expects of an empty m5.large: three ENIs of ten addresses.
 enum Holds {

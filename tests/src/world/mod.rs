@@ -1,5 +1,9 @@
 //! A simulated VPC with real agents in its nodes. Dropping it ends everything.
 
+pub mod cloud;
+pub mod manifests;
+pub mod questions;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -7,40 +11,40 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::demo::bin_dir;
+use crate::house::{items, text};
 use anyhow::{Context, Result, ensure};
 use kernel_test::wait_for;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use system_tests::demo::bin_dir;
-use system_tests::house::{items, text};
 
-use super::questions::client;
+use questions::client;
 
 /// Only ends a test that has failed already.
-pub(crate) const BOUND: Duration = Duration::from_secs(60);
+pub const BOUND: Duration = Duration::from_secs(60);
 /// The internet's one host, and a port that it answers.
-pub(crate) const INTERNET: (&str, u16) = ("198.51.100.10", 8080);
+pub const INTERNET: (&str, u16) = ("198.51.100.10", 8080);
 /// The port of every pod here.
-pub(crate) const PORT: u16 = 8080;
+pub const PORT: u16 = 8080;
 
 /// The simulator, its nodes, and the agents that run now.
-pub(crate) struct World {
+pub struct World {
     // Agents before their nodes.
     agents: BTreeMap<String, Child>,
     simulator: Child,
-    pub(crate) up: Value,
+    pub up: Value,
     environment: Vec<(String, String)>,
-    pub(crate) http: ureq::Agent,
+    pub http: ureq::Agent,
     dir: tempfile::TempDir,
 }
 
 /// A pool that asks EC2 once, at its start, and is quiet for the rest of a test: one call for a whole ENI.
-pub(crate) const STILL_POOL: &[(&str, &str)] = &[("MINIMUM_IP_TARGET", "9"), ("WARM_IP_TARGET", "1")];
+pub const STILL_POOL: &[(&str, &str)] = &[("MINIMUM_IP_TARGET", "9"), ("WARM_IP_TARGET", "1")];
 
 impl World {
     /// Two nodes, and an agent on each that is ready.
-    pub(crate) fn start(environment: &[(&str, &str)]) -> Result<Self> {
+    pub fn start(environment: &[(&str, &str)]) -> Result<Self> {
         let mut world = Self::without_agents(environment)?;
         for node in ["node-1", "node-2"] {
             world.start_agent(node)?;
@@ -52,17 +56,17 @@ impl World {
     }
 
     /// Two nodes with nothing in them. It lives on the thread that starts it.
-    pub(crate) fn without_agents(environment: &[(&str, &str)]) -> Result<Self> {
+    pub fn without_agents(environment: &[(&str, &str)]) -> Result<Self> {
         Self::of(2, "m5.large", environment)
     }
 
     /// Some nodes of an instance type, with nothing in them. It lives on the thread that starts it.
-    pub(crate) fn of(nodes: usize, instance_type: &str, environment: &[(&str, &str)]) -> Result<Self> {
+    pub fn of(nodes: usize, instance_type: &str, environment: &[(&str, &str)]) -> Result<Self> {
         Self::launch(&["--nodes", &nodes.to_string(), "--instance-type", instance_type], environment)
     }
 
     /// Two nodes with nothing in them, on the Kubernetes API of this kubeconfig.
-    pub(crate) fn on_api(kubeconfig: &Path, environment: &[(&str, &str)]) -> Result<Self> {
+    pub fn on_api(kubeconfig: &Path, environment: &[(&str, &str)]) -> Result<Self> {
         let kubeconfig = kubeconfig.to_str().context("a path that is no text")?;
         Self::launch(&["--kubeconfig", kubeconfig], environment)
     }
@@ -98,17 +102,17 @@ impl World {
     }
 
     /// What agents that start from now on are told.
-    pub(crate) fn set_environment(&mut self, environment: &[(&str, &str)]) {
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
         self.environment =
             environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     }
 
-    pub(crate) fn node(&self, name: &str) -> Result<&Value> {
+    pub fn node(&self, name: &str) -> Result<&Value> {
         items(&self.up["nodes"]).find(|node| node["name"] == name).with_context(|| format!("no node {name}"))
     }
 
     /// A command inside a node, with what a DaemonSet would tell an agent.
-    pub(crate) fn command(&self, node: &str, program: &str) -> Result<Command> {
+    pub fn command(&self, node: &str, program: &str) -> Result<Command> {
         let facts = self.node(node)?;
         let program = if program == "tidepool-agent" {
             inside_node(&bin_dir()?.join(program))
@@ -136,13 +140,13 @@ impl World {
     }
 
     /// Runs a command inside a node to its end.
-    pub(crate) fn run(&self, node: &str, words: &[&str]) -> Result<Output> {
+    pub fn run(&self, node: &str, words: &[&str]) -> Result<Output> {
         let (program, arguments) = words.split_first().context("an empty command")?;
         Ok(self.command(node, program)?.args(arguments).output()?)
     }
 
     /// Standard output of a command that must succeed inside a node.
-    pub(crate) fn inside(&self, node: &str, words: &[&str]) -> Result<String> {
+    pub fn inside(&self, node: &str, words: &[&str]) -> Result<String> {
         let output = self.run(node, words)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{words:?} on {node}: {}\n{said}", output.status);
@@ -150,7 +154,7 @@ impl World {
     }
 
     /// Starts a node's agent.
-    pub(crate) fn start_agent(&mut self, node: &str) -> Result<()> {
+    pub fn start_agent(&mut self, node: &str) -> Result<()> {
         // One log for all agents of a node, so that a failure shows what came before a restart too.
         let log = File::options().create(true).append(true).open(self.log(node))?;
         let mut command = self.command(node, "tidepool-agent")?;
@@ -160,7 +164,7 @@ impl World {
     }
 
     /// Kills a node's agent as a crash would.
-    pub(crate) fn kill_agent(&mut self, node: &str) -> Result<()> {
+    pub fn kill_agent(&mut self, node: &str) -> Result<()> {
         let mut child = self.agents.remove(node).with_context(|| format!("no agent on {node}"))?;
         child.kill()?;
         child.wait()?;
@@ -172,7 +176,7 @@ impl World {
     }
 
     /// Waits until the agent of a node serves, its pool is at rest, and the runtime sends pods.
-    pub(crate) fn wait_until_ready(&self, node: &str) -> Result<()> {
+    pub fn wait_until_ready(&self, node: &str) -> Result<()> {
         self.wait(&format!("the agent of {node} serves"), || {
             let (status, _) = self.agent_page(node, "/readyz").ok()?;
             let listed = self.inside(node, &["ls", "/etc/cni/net.d"]).ok()?;
@@ -181,7 +185,7 @@ impl World {
     }
 
     /// Waits until the pool of a node plans nothing more, and returns it.
-    pub(crate) fn settled_pool(&self, node: &str) -> Result<Value> {
+    pub fn settled_pool(&self, node: &str) -> Result<Value> {
         self.wait(&format!("the pool of {node} is at rest"), || {
             let pool = self.debug(node, "pool").ok()?;
             let counts = &pool["addresses"];
@@ -190,12 +194,12 @@ impl World {
     }
 
     /// Like [`wait_for`]; a failure shows the agents' last complaints.
-    pub(crate) fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> Result<T> {
+    pub fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> Result<T> {
         wait_for(what, BOUND, look).with_context(|| self.complaints())
     }
 
     /// The last lines of the agents' logs, and what keeps pods from running.
-    pub(crate) fn complaints(&self) -> String {
+    pub fn complaints(&self) -> String {
         let mut said = String::new();
         for node in ["node-1", "node-2"] {
             let log = std::fs::read_to_string(self.log(node)).unwrap_or_default();

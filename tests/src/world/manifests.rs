@@ -1,9 +1,9 @@
 //! The objects of these tests: pods that listen, and policies.
 
-use super::world::PORT;
+use super::PORT;
 
 /// A pod in `default` that listens, bound to a node, with the label `app`.
-pub(crate) fn pod(name: &str, node: &str, app: &str) -> String {
+pub fn pod(name: &str, node: &str, app: &str) -> String {
     format!(
         "---
 apiVersion: v1
@@ -24,7 +24,7 @@ spec:
 }
 
 /// Pods with `app: to` hear only pods with `app: from`.
-pub(crate) fn only(name: &str, to: &str, from: &str) -> String {
+pub fn only(name: &str, to: &str, from: &str) -> String {
     format!(
         "---
 apiVersion: networking.k8s.io/v1
@@ -43,7 +43,7 @@ spec:
 }
 
 /// `web` and `other` on the first node, `db` on the second, which hears `web` only.
-pub(crate) fn trio() -> String {
+pub fn trio() -> String {
     [
         pod("web", "node-1", "web"),
         pod("other", "node-1", "other"),

@@ -22,6 +22,8 @@
 //!
 //! Membership test of this crate: used by tests and by setup, shipped by nothing.
 
+pub mod bpf;
+pub mod bpf_map;
 mod feature;
 mod need;
 mod netns;

@@ -22,6 +22,8 @@ pub enum Need {
     Tc,
     /// nftables with NAT, and the `nft` command to read it back.
     Nft,
+    /// containerd and runc, the plugins that every runtime calls, and busybox for images.
+    ContainerRuntime,
     /// 802.1Q links. Not required: only the trunk tests use them.
     Vlan,
     /// SCTP sockets. Not required.
@@ -42,9 +44,14 @@ impl Need {
     /// Whether `REQUIRE_KERNEL=1` makes the lack of it a failure.
     pub fn is_required(self) -> bool {
         match self {
-            Self::Root | Self::NetNs | Self::Mounts | Self::Bpf | Self::Tc | Self::Nft | Self::Python(_) => {
-                true
-            }
+            Self::Root
+            | Self::NetNs
+            | Self::Mounts
+            | Self::Bpf
+            | Self::Tc
+            | Self::Nft
+            | Self::ContainerRuntime
+            | Self::Python(_) => true,
             Self::Env(name) => ALWAYS_SET.contains(&name),
             Self::Vlan | Self::Sctp | Self::Tool(_) => false,
         }
@@ -61,6 +68,7 @@ impl Need {
             Self::Bpf => all(&[Feature::Root, Feature::Bpf, Feature::Bpffs]),
             Self::Tc => all(&[Feature::Root, Feature::NetworkNamespaces, Feature::ClsBpf]),
             Self::Nft => all(&[Feature::Root, Feature::NetworkNamespaces, Feature::Nftables]),
+            Self::ContainerRuntime => container_runtime(),
             Self::Vlan => all(&[Feature::Root, Feature::NetworkNamespaces, Feature::Vlan]),
             Self::Sctp => all(&[Feature::Sctp]),
             Self::Tool(name) => {
@@ -87,6 +95,19 @@ pub fn find_in_path(name: impl AsRef<OsStr>) -> Option<PathBuf> {
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(name.as_ref()))
         .find(|file| file.is_file())
+}
+
+fn container_runtime() -> Result<(), String> {
+    let missing =
+        ["containerd", "ctr", "runc", "busybox"].into_iter().find(|name| find_in_path(name).is_none());
+    if let Some(name) = missing {
+        return Err(format!("the command {name} is not in PATH"));
+    }
+    let plugins = PathBuf::from("/usr/lib/cni");
+    match ["loopback", "portmap"].into_iter().find(|name| !plugins.join(name).is_file()) {
+        Some(name) => Err(format!("{} has no {name}", plugins.display())),
+        None => Ok(()),
+    }
 }
 
 fn python_imports(module: &str) -> Result<(), String> {

@@ -1,8 +1,9 @@
 //! Network namespaces that belong to one test and die with it.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -103,6 +104,25 @@ impl NetNs {
             arguments.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command inside that reads `input`; its failure is an error with its
+    /// standard error in it.
+    pub fn input(&self, command: &str, arguments: &[&str], input: &str) -> Result<String> {
+        let piped = Stdio::piped;
+        let mut child = self
+            .run(|| {
+                Command::new(command).args(arguments).stdin(piped()).stdout(piped()).stderr(piped()).spawn()
+            })
+            .with_context(|| format!("running {command}"))?;
+        let mut pipe = child.stdin.take().context("its input")?;
+        let output = std::thread::scope(|scope| {
+            // A command that ends early tells why by itself.
+            scope.spawn(move || pipe.write_all(input.as_bytes()));
+            child.wait_with_output()
+        })?;
+        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

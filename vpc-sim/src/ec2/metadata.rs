@@ -10,7 +10,7 @@ use super::model::Eni;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metadata {
     presences: Vec<Presence>,
-    /// Further keys below `meta-data`, set from outside: notices that the instance will end.
+    /// Keys below `meta-data` that were set from outside, before all others: notices that the instance will end.
     pub(crate) notices: BTreeMap<String, String>,
 }
 

@@ -3,6 +3,8 @@
 //! A message that begins with `who? ` is answered by the server's name, a blank
 //! and the message's rest: so a client learns not only that somebody answered
 //! but who, which an echo alone would hide behind a wrong route or a Service.
+//! One that begins with `whence? ` is answered by the address and port that the
+//! server sees it come from, after whatever translated it on its way.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -14,6 +16,8 @@ use tokio::task::JoinSet;
 
 /// What asks a server for its name.
 pub(crate) const WHO: &[u8] = b"who? ";
+/// What asks a server for its client's address.
+const WHENCE: &[u8] = b"whence? ";
 
 /// An error that lasts must not keep a processor busy.
 const AFTER_AN_ERROR: Duration = Duration::from_millis(10);
@@ -73,8 +77,8 @@ async fn accept(listener: tokio::net::TcpListener, name: Arc<str>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(answer_stream(stream, name.clone()));
+                Ok((stream, from)) => {
+                    connections.spawn(answer_stream(stream, from, name.clone()));
                 }
                 // Aborted handshakes are the peer's business; a shortage of
                 // descriptors passes when connections end.
@@ -88,13 +92,13 @@ async fn accept(listener: tokio::net::TcpListener, name: Arc<str>) {
     }
 }
 
-async fn answer_stream(mut stream: tokio::net::TcpStream, name: Arc<str>) {
+async fn answer_stream(mut stream: tokio::net::TcpStream, from: SocketAddr, name: Arc<str>) {
     let mut buffer = vec![0; LONGEST];
     loop {
         let Ok(length @ 1..) = stream.read(&mut buffer).await else {
             return;
         };
-        if stream.write_all(&answer(&buffer[..length], &name)).await.is_err() {
+        if stream.write_all(&answer(&buffer[..length], &name, from)).await.is_err() {
             return;
         }
     }
@@ -105,7 +109,7 @@ async fn answer_datagrams(socket: tokio::net::UdpSocket, name: Arc<str>) {
     loop {
         match socket.recv_from(&mut buffer).await {
             Ok((length, from)) => {
-                if let Err(error) = socket.send_to(&answer(&buffer[..length], &name), from).await {
+                if let Err(error) = socket.send_to(&answer(&buffer[..length], &name, from), from).await {
                     tracing::debug!(%error, %from, server = %name, "answer a datagram");
                 }
             }
@@ -118,25 +122,41 @@ async fn answer_datagrams(socket: tokio::net::UdpSocket, name: Arc<str>) {
     }
 }
 
-fn answer(message: &[u8], name: &str) -> Vec<u8> {
-    match message.strip_prefix(WHO) {
-        Some(rest) => [name.as_bytes(), b" ", rest].concat(),
+fn answer(message: &[u8], name: &str, from: SocketAddr) -> Vec<u8> {
+    if let Some(rest) = message.strip_prefix(WHO) {
+        return [name.as_bytes(), b" ", rest].concat();
+    }
+    match message.strip_prefix(WHENCE) {
+        Some(rest) => [from.to_string().as_bytes(), b" ", rest].concat(),
         None => message.to_vec(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
     use super::answer;
+
+    const FROM: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 20, 0, 4), 40_000);
+
+    fn check(message: &[u8], expected: &[u8]) {
+        assert_eq!(answer(message, "shop/web", SocketAddr::from(FROM)), expected);
+    }
 
     #[test]
     fn a_message_comes_back_as_it_is() {
-        assert_eq!(answer(b"hello", "shop/web"), b"hello");
-        assert_eq!(answer(b"who?", "shop/web"), b"who?");
+        check(b"hello", b"hello");
+        check(b"who?", b"who?");
     }
 
     #[test]
     fn who_is_answered_with_the_name() {
-        assert_eq!(answer(b"who? 17", "shop/web"), b"shop/web 17");
+        check(b"who? 17", b"shop/web 17");
+    }
+
+    #[test]
+    fn whence_is_answered_with_the_clients_address() {
+        check(b"whence? 17", b"10.20.0.4:40000 17");
     }
 }

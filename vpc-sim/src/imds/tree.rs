@@ -32,6 +32,9 @@ impl Tree {
         let mut tree = Self::default();
         tree.instance_keys(state, instance, now);
         tree.interface_keys(state, instance, now);
+        for (path, text) in &instance.metadata.notices {
+            tree.put(&format!("meta-data/{path}"), text);
+        }
         Some(tree)
     }
 
@@ -109,9 +112,6 @@ impl Tree {
             self.put("meta-data/mac", eni.mac);
             let groups = eni.groups.iter().filter_map(|id| state.groups.get(id));
             self.put_lines("meta-data/security-groups", groups.map(|group| &group.name));
-        }
-        for (path, text) in &instance.metadata.notices {
-            self.put(&format!("meta-data/{path}"), text);
         }
         let arn = format!("arn:aws:iam::{ACCOUNT}:instance-profile/{ROLE}");
         let info = json!({

@@ -152,7 +152,11 @@ impl Sandbox {
     /// Detaches and removes it. May be repeated until it succeeds.
     pub(super) async fn destroy(&mut self) -> Result<(), SandboxError> {
         if let Some(attachment) = self.attachment.clone() {
-            in_node(&self.node, move || attachment.del()).await??;
+            in_node(&self.node, move || {
+                let now = first_list(Path::new(CONF_DIR)).ok().flatten();
+                attachment.del(now)
+            })
+            .await??;
             self.attachment = None;
         }
         let mounted_at = self.mounted_at.clone();

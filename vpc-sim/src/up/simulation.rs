@@ -50,6 +50,8 @@ pub struct Ready {
     /// The group that all interfaces of the nodes are in.
     pub security_group: String,
     pub nodes: Vec<ReadyNode>,
+    /// The network namespace of the internet's host, as nsenter takes it.
+    pub internet: Option<PathBuf>,
 }
 
 /// The VPC.
@@ -153,6 +155,7 @@ impl Simulation {
         let kubelets = args
             .kubelet
             .then(|| Kubelets::start(cluster.client.clone(), kubelet_nodes.clone(), args.cni_bin.clone()));
+        let internet = fabric.as_ref().map(|fabric| fabric.internet().path());
         let parts =
             Arc::new(Parts { client: cluster.client.clone(), fabric, kubelets, nodes: kubelet_nodes });
         let (listener, control_address) = listen(None).await?;
@@ -172,6 +175,7 @@ impl Simulation {
                 subnets: layout.subnets,
                 security_group: layout.group.to_string(),
                 nodes: ready_nodes,
+                internet,
             },
             cluster,
             registered,

@@ -30,7 +30,7 @@ pub(crate) struct PodIdentity {
 /// One attachment, from before its ADD until after its DEL.
 #[derive(Debug, Clone)]
 pub(crate) struct Attachment {
-    /// The list as it was at the ADD: the DEL uses the same.
+    /// The list as it was at the ADD.
     pub(crate) network: NetworkList,
     pub(crate) container_id: String,
     pub(crate) netns: PathBuf,
@@ -64,11 +64,15 @@ impl Attachment {
 
     /// Detaches it: the plugins in reverse, each with the ADD's result if it is
     /// still there. The first error stops it, and the whole is to be repeated.
-    pub(crate) fn del(&self) -> Result<(), CniError> {
-        let result = cache::load(self.key());
+    /// `now` is the node's list as it is now: as containerd does it, that one is
+    /// used where it is of the same network, else that of the ADD.
+    pub(crate) fn del(&self, now: Option<NetworkList>) -> Result<(), CniError> {
+        let network = now.filter(|list| list.name == self.network.name);
+        let attachment = Self { network: network.unwrap_or_else(|| self.network.clone()), ..self.clone() };
+        let result = cache::load(self.key()).map(|result| in_version(result, attachment.network.version));
         let uncancelled = CancellationToken::new();
-        for plugin in self.network.plugins.iter().rev() {
-            self.call("DEL", plugin, result.as_ref(), &uncancelled)?;
+        for plugin in attachment.network.plugins.iter().rev() {
+            attachment.call("DEL", plugin, result.as_ref(), &uncancelled)?;
         }
         cache::remove(self.key())
     }
@@ -178,6 +182,23 @@ fn stdin(
     Value::Object(object).to_string().into_bytes()
 }
 
+/// A result as a list of that version passes it on. Addresses say their family
+/// before 1.0.0 only.
+fn in_version(mut result: Value, version: &str) -> Value {
+    result["cniVersion"] = version.into();
+    for entry in result.get_mut("ips").and_then(Value::as_array_mut).into_iter().flatten() {
+        let is_v6 = entry["address"].as_str().is_some_and(|address| address.contains(':'));
+        if let Some(entry) = entry.as_object_mut() {
+            if version.starts_with("0.") {
+                entry.insert("version".to_owned(), if is_v6 { "6" } else { "4" }.into());
+            } else {
+                entry.remove("version");
+            }
+        }
+    }
+    result
+}
+
 fn parse_result(plugin: &str, output: &[u8]) -> Result<Value, CniError> {
     let wrong = |problem: String| CniError::Result { plugin: plugin.to_owned(), verb: "ADD", problem };
     let result: Value = serde_json::from_slice(output).map_err(|error| wrong(error.to_string()))?;
@@ -252,6 +273,14 @@ mod tests {
             })
         );
         Ok(())
+    }
+
+    #[test]
+    fn a_result_is_passed_on_in_the_version_of_the_list() {
+        let old = json!({"cniVersion": "0.4.0", "ips": [{"version": "4", "address": "10.1.2.3/32"}]});
+        let new = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.3/32"}]});
+        assert_eq!(in_version(old.clone(), "1.1.0"), new);
+        assert_eq!(in_version(new, "0.4.0"), old);
     }
 
     #[test]

@@ -1,0 +1,113 @@
+//! Reading maps that somebody pinned, by the bare system call: what is in them, not what their owner believes.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::Error;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+const BPF_OBJ_GET: libc::c_long = 7;
+
+/// Types of maps whose entries mean something one by one (bpf.h): hash, array, LPM trie.
+const READABLE: [usize; 3] = [1, 2, 11];
+
+/// The fields of `union bpf_attr` that an access to an element needs. The third is the value, or the next key.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    unused: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The fields of `union bpf_attr` that opening a pin needs.
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// How many entries of each map pinned below `root` are not zero, by the pin's path. Caches, which forget by
+/// themselves, counters of each processor and ring buffers are left out.
+///
+/// # Errors
+/// The system call's, with the path.
+pub fn entries_in_use(root: &Path) -> Result<BTreeMap<String, usize>> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        for entry in std::fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if let Some(count) = count(&path).with_context(|| path.display().to_string())? {
+                found.insert(path.strip_prefix(root)?.display().to_string(), count);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn count(path: &Path) -> Result<Option<usize>> {
+    let pathname = CString::new(path.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &ObjGet { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
+    let map = owned(fd);
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let field = |name: &str| -> Option<usize> {
+        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+    };
+    // A pin may be of a program or a link, too.
+    let (Some(kind), Some(key_size), Some(value_size)) =
+        (field("map_type"), field("key_size"), field("value_size"))
+    else {
+        return Ok(None);
+    };
+    if !READABLE.contains(&kind) {
+        return Ok(None);
+    }
+    let map_fd = u32::try_from(map.as_raw_fd())?;
+    let mut used = 0;
+    let mut last: Option<Vec<u8>> = None;
+    loop {
+        let (mut key, mut value) = (vec![0_u8; key_size], vec![0_u8; value_size]);
+        let before = last.as_ref().map_or(0, |key| key.as_ptr() as u64);
+        let next = Element { map_fd, unused: 0, key: before, value: key.as_mut_ptr() as u64, flags: 0 };
+        match bpf(BPF_MAP_GET_NEXT_KEY, &next) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Some(used)),
+            outcome => drop(outcome?),
+        }
+        let look = Element {
+            map_fd,
+            unused: 0,
+            key: key.as_ptr() as u64,
+            value: value.as_mut_ptr() as u64,
+            flags: 0,
+        };
+        // One that went in between is not there.
+        let there = bpf(BPF_MAP_LOOKUP_ELEM, &look).is_ok();
+        used += usize::from(there && value.iter().any(|octet| *octet != 0));
+        last = Some(key);
+    }
+}
+
+#[expect(unsafe_code, reason = "takes a raw descriptor from a system call")]
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the system call just returned this descriptor and nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[expect(unsafe_code, reason = "the bpf system call has no safe wrapper here")]
+fn bpf<T>(command: libc::c_long, attributes: &T) -> Result<i32, Error> {
+    // SAFETY: the pointer and length describe `attributes`, which outlives the call, as do the buffers that its
+    // callers' fields point to; these have the sizes of the map's keys and values, and the kernel writes to no more.
+    let outcome =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    i32::try_from(outcome).ok().filter(|outcome| *outcome >= 0).ok_or_else(Error::last_os_error)
+}

@@ -24,8 +24,13 @@ pub enum Command {
     Run,
     /// Copy the plugin to the runtime's directory, let the node forward, and end: for an init container.
     Install,
-    /// Take the conflist away, so that the runtime calls another plugin. Pods keep running.
-    Uninstall,
+    /// Give the node back to aws-node, or to any other. Its pods run on. The agent must not run.
+    Uninstall {
+        /// Let translation and policy stay until aws-node answers, for so many seconds at most: no connection is
+        /// cut off. Without this they go at once.
+        #[arg(long, value_name = "SECONDS")]
+        wait: Option<u64>,
+    },
     /// What works and what does not.
     Status(Target),
     /// ENIs, addresses, and why the pool does not grow.
@@ -77,7 +82,7 @@ impl Command {
     /// Where no agent answers, or it refuses the question.
     pub fn ask(&self) -> anyhow::Result<()> {
         let (target, path) = match self {
-            Self::Run | Self::Install | Self::Uninstall => bail!("this command asks nothing"),
+            Self::Run | Self::Install | Self::Uninstall { .. } => bail!("this command asks nothing"),
             Self::Status(target) => {
                 let (_, body) = get(target.address, "/readyz")?;
                 print!("{body}");

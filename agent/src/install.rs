@@ -3,12 +3,16 @@
 //! The conflist is written when the agent can serve and removed only by `tidepool-agent uninstall`: a signal
 //! is also an upgrade, and a node without a conflist goes NotReady.
 
+mod chained;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+pub use chained::Chained;
 
 /// The plugin's file name in the runtime's directory.
 pub const PLUGIN: &str = "tidepool-cni";
@@ -73,25 +77,37 @@ pub fn install_plugin(source: &Path, bin_dir: &Path) -> Result<(), InstallError>
 /// How much longer than for its address the plugin waits: for wiring and policy.
 const WIRING: Duration = Duration::from_secs(15);
 
-/// The conflist's text. The plugin outwaits `patience`, after which the agent refuses with a reason. `portmap` is
-/// chained only where it is installed.
+/// The conflist's text. The plugin outwaits `patience`, after which the agent refuses with a reason.
 #[must_use]
-pub fn conflist(socket: &Path, patience: Duration, portmap_installed: bool) -> Value {
+pub fn conflist(socket: &Path, patience: Duration, chained: Chained) -> Value {
     let timeout = (patience + WIRING).as_secs();
-    let mut plugins = vec![json!({ "type": PLUGIN, "socket": socket, "timeoutSeconds": timeout })];
-    if portmap_installed {
+    let bandwidth = || json!({ "bandwidth": true });
+    let mut ours = json!({ "type": PLUGIN, "socket": socket, "timeoutSeconds": timeout });
+    if chained.bandwidth {
+        // The runtime hands `runtimeConfig` only to plugins that declare the capability, and our filters must leave
+        // room for what the bandwidth plugin puts on the link after us.
+        ours["capabilities"] = bandwidth();
+    }
+    let mut plugins = vec![ours];
+    if chained.portmap {
         plugins.push(json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true }));
     }
+    if chained.bandwidth {
+        plugins.push(json!({ "type": "bandwidth", "capabilities": bandwidth() }));
+    }
+    // containerd 1.6 refuses 1.1.0 alone; newer runtimes choose the highest that they know.
+    let versions = ["0.4.0", "1.0.0", "1.1.0"];
+    let versions = if chained.outdated { &versions[..2] } else { &versions[..] };
     json!({
         "cniVersion": "1.0.0",
-        // containerd 1.6 refuses 1.1.0 alone; newer runtimes choose the highest that both know.
-        "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+        "cniVersions": versions,
         "name": NETWORK,
         "plugins": plugins,
     })
 }
 
-/// Writes the conflist, from which moment the runtime calls the plugin.
+/// Writes the conflist, from which moment the runtime calls the plugin; `has_tcx` tells of the kernel. Blocks as
+/// [`Chained::installed`] does.
 ///
 /// # Errors
 ///
@@ -101,8 +117,9 @@ pub fn write_conflist(
     bin_dir: &Path,
     socket: &Path,
     patience: Duration,
+    has_tcx: bool,
 ) -> Result<(), InstallError> {
-    let text = format!("{:#}\n", conflist(socket, patience, bin_dir.join("portmap").exists()));
+    let text = format!("{:#}\n", conflist(socket, patience, Chained::installed(bin_dir, has_tcx)));
     let path = conf_dir.join(CONFLIST);
     if std::fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
         return Ok(());
@@ -133,7 +150,7 @@ mod tests {
     fn the_conflist_is_written_once_and_removed_without_complaint() {
         let dir = tempfile::tempdir().expect("a directory");
         let (conf, bin) = (dir.path().join("net.d"), dir.path().join("bin"));
-        write_conflist(&conf, &bin, Path::new("/run/tidepool/agent.sock"), Duration::from_secs(20))
+        write_conflist(&conf, &bin, Path::new("/run/tidepool/agent.sock"), Duration::from_secs(20), true)
             .expect("fresh directory");
         let text = std::fs::read_to_string(conf.join(CONFLIST)).expect("written");
         let value: Value = serde_json::from_str(&text).expect("JSON");
@@ -145,10 +162,24 @@ mod tests {
     }
 
     #[test]
-    fn portmap_is_chained_where_it_is_installed() {
-        let list = conflist(Path::new("/s"), Duration::from_secs(35), true);
-        assert_eq!(list["plugins"][1]["type"], "portmap");
-        assert_eq!(list["plugins"][0]["timeoutSeconds"], 50);
+    fn others_are_chained_where_they_are_installed() {
+        let bin = tempfile::tempdir().expect("a directory");
+        let list = || conflist(Path::new("/s"), Duration::from_secs(35), Chained::installed(bin.path(), true));
+        let types = |list: &Value| -> Vec<String> {
+            list["plugins"].as_array().into_iter().flatten().map(|one| one["type"].to_string()).collect()
+        };
+        assert_eq!(types(&list()), ["\"tidepool-cni\""]);
+        assert_eq!(list()["plugins"][0].get("capabilities"), None);
+        assert_eq!(list()["plugins"][0]["timeoutSeconds"], 50);
+        assert_eq!(list()["cniVersions"], json!(["0.4.0", "1.0.0", "1.1.0"]));
+        std::fs::write(bin.path().join("portmap"), b"").expect("writable");
+        assert_eq!(types(&list()), ["\"tidepool-cni\"", "\"portmap\""]);
+        assert_eq!(list()["cniVersions"], json!(["0.4.0", "1.0.0"]), "it cannot be run");
+        std::fs::write(bin.path().join("bandwidth"), b"").expect("writable");
+        assert_eq!(types(&list()), ["\"tidepool-cni\"", "\"portmap\"", "\"bandwidth\""]);
+        for place in [0, 2] {
+            assert_eq!(list()["plugins"][place]["capabilities"]["bandwidth"], true);
+        }
     }
 
     #[test]

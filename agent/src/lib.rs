@@ -25,3 +25,4 @@ pub mod readiness;
 pub mod rfc3339;
 pub mod server;
 pub mod sweep;
+pub mod takeover;

@@ -1,11 +1,12 @@
 //! `tidepool-agent`: the table of contents.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tidepool_agent::cli::{Arguments, Command};
 use tidepool_agent::config::{Config, ProcessEnvironment};
-use tidepool_agent::{app, install, logging};
+use tidepool_agent::{app, logging, takeover};
 
 /// Bad usage, as sysexits.h has it.
 const EXIT_USAGE: u8 = 64;
@@ -14,7 +15,9 @@ fn main() -> ExitCode {
     match Arguments::parse().command.unwrap_or(Command::Run) {
         Command::Run => serve(),
         Command::Install => report(app::install_plugin(&ProcessEnvironment)),
-        Command::Uninstall => configured(|config| Ok(install::remove_conflist(&config.cni_conf_dir)?)),
+        Command::Uninstall { wait } => {
+            configured(|config| takeover::give_back(&config, wait.map(Duration::from_secs)))
+        }
         question => report(question.ask()),
     }
 }

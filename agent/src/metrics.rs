@@ -138,6 +138,10 @@ pub struct Metrics {
     contradicted: Gauge,
     /// Differences that the metadata service showed, for which EC2 was asked.
     pub metadata_differences: Counter,
+    /// Leases whose link was gone and for which no DEL came.
+    pub orphaned_leases: Counter,
+    /// Sandboxes that run for pods which the Kubernetes API no longer has.
+    pub sandboxes_without_pod: Gauge,
     held_back: Family<OperationLabel, Counter<f64, AtomicU64>>,
     incumbent: Incumbent,
 }
@@ -172,6 +176,8 @@ impl Metrics {
             pool_blocked: Family::default(),
             contradicted: Gauge::default(),
             metadata_differences: Counter::default(),
+            orphaned_leases: Counter::default(),
+            sandboxes_without_pod: Gauge::default(),
             held_back: Family::default(),
             incumbent: Incumbent::new(registry),
         };
@@ -205,6 +211,16 @@ impl Metrics {
             "metadata_differences",
             "Differences that the metadata service showed, for which EC2 was asked",
             metrics.metadata_differences.clone(),
+        );
+        own.register(
+            "orphaned_leases",
+            "Leases whose link was gone and for which no DEL came",
+            metrics.orphaned_leases.clone(),
+        );
+        own.register(
+            "sandboxes_without_pod",
+            "Sandboxes that run for pods which the Kubernetes API no longer has",
+            metrics.sandboxes_without_pod.clone(),
         );
         own.register_with_unit(
             "ec2_held_back",

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 /// The parts that must work before an ADD can be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// aws-node is not alive on this node.
+    Incumbent,
     /// EC2 was read and the pool runs.
     Pool,
     /// Pods, namespaces, policies and services were listed.
@@ -24,11 +26,19 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Pool, Self::Kubernetes, Self::Subnets, Self::Datapath, Self::Host, Self::Socket];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Incumbent,
+        Self::Pool,
+        Self::Kubernetes,
+        Self::Subnets,
+        Self::Datapath,
+        Self::Host,
+        Self::Socket,
+    ];
 
     fn name(self) -> &'static str {
         match self {
+            Self::Incumbent => "incumbent",
             Self::Pool => "pool",
             Self::Kubernetes => "kubernetes",
             Self::Subnets => "subnets",
@@ -99,6 +109,14 @@ impl Readiness {
             .all(|(part, reason)| matches!(part, Part::Host | Part::Subnets) && !reason.starts_with(STARTING))
     }
 
+    /// Whether pods that run may be in trouble: what carries and filters their packets worked once, and does not now.
+    #[must_use]
+    pub fn is_impaired(&self) -> bool {
+        let missing = self.0.borrow();
+        let broken = |part| missing.get(&part).is_some_and(|reason| !reason.starts_with(STARTING));
+        broken(Part::Datapath) || broken(Part::Host)
+    }
+
     /// Waits until nothing is missing.
     pub async fn wait_ready(&self) {
         let mut receiver = self.0.subscribe();
@@ -148,5 +166,24 @@ mod tests {
         assert!(readiness.can_serve() && !readiness.is_ready());
         readiness.lost(Part::Kubernetes, "not synced");
         assert!(readiness.report().contains("kubernetes: not synced"), "{}", readiness.report());
+    }
+
+    #[test]
+    fn only_what_worked_once_is_impaired() {
+        let readiness = Readiness::default();
+        assert!(!readiness.is_impaired(), "it starts");
+        readiness.lost(Part::Datapath, "no maps");
+        assert!(!readiness.is_impaired(), "it starts still");
+        for part in Part::ALL {
+            readiness.reached(part);
+        }
+        readiness.lost(Part::Kubernetes, "not synced");
+        readiness.lost(Part::Pool, "EC2 is away");
+        assert!(!readiness.is_impaired(), "pods that run do without");
+        for part in [Part::Datapath, Part::Host] {
+            readiness.lost(part, "refused by the kernel");
+            assert!(readiness.is_impaired());
+            readiness.reached(part);
+        }
     }
 }

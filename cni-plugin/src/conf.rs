@@ -28,6 +28,9 @@ struct RawConf {
     prev_result: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Value>,
+    /// What drafts of the specification called it; libcni gives both.
+    #[serde(rename = "cni.dev/attachments")]
+    attachments: Option<Value>,
 }
 
 /// Checked.
@@ -84,7 +87,7 @@ impl NetConf {
             dns,
             egress_shaped: runtime_config(raw.runtime_config)?,
             prev_result: raw.prev_result.filter(|prev| !prev.is_null()).map(PrevResult::parse).transpose()?,
-            valid_attachments: raw.valid_attachments.map(attachments).transpose()?,
+            valid_attachments: raw.valid_attachments.or(raw.attachments).map(attachments).transpose()?,
         })
     }
 }
@@ -239,9 +242,11 @@ mod tests {
 
     #[test]
     fn attachments_are_read() {
-        let conf = parse(json!({"cni.dev/valid-attachments": [{"containerID": "x", "ifname": "eth0"}]}))
-            .expect("valid");
-        assert_eq!(conf.valid_attachments, Some(vec![("x".into(), "eth0".into())]));
+        for name in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+            let conf = parse(json!({name: [{"containerID": "x", "ifname": "eth0"}]})).expect("valid");
+            assert_eq!(conf.valid_attachments, Some(vec![("x".into(), "eth0".into())]));
+        }
+        assert_eq!(parse(json!({})).expect("valid").valid_attachments, None, "no list is not an empty one");
     }
 
     proptest! {

@@ -12,6 +12,8 @@ pub(crate) struct Environment {
     ifname: Option<String>,
     netns: Option<String>,
     pub(crate) pod: Option<PodRef>,
+    /// When this run began ([`rpc::monotonic_ns`]).
+    pub(crate) begun_ns: u64,
 }
 
 const CONTAINER_ID: &str = "CNI_CONTAINERID";
@@ -42,6 +44,7 @@ impl Environment {
                 Some(args) if verb.has_sandbox() => parse_args(&args)?,
                 _ => None,
             },
+            begun_ns: rpc::monotonic_ns(),
         };
         if let Some(id) = &environment.container_id {
             check_container_id(id)?;

@@ -19,26 +19,30 @@ mod veth;
 
 use std::process::ExitCode;
 
-use crate::{conf::NetConf, environment::Environment, error::Error, output::Output, verb::Verb};
+use crate::{conf::NetConf, environment::Environment, error::Error, output::Clock, verb::Verb};
 
 fn main() -> ExitCode {
-    let output = Output::start(conf::DEFAULT_TIMEOUT);
+    let clock = Clock::start(conf::DEFAULT_TIMEOUT);
     let mut version = version::Version::default();
-    match run(&output, &mut version) {
-        Ok(document) => output.finish(document.as_deref(), ExitCode::SUCCESS),
-        Err(error) => output.finish(Some(&error.to_json(version)), ExitCode::FAILURE),
+    let (document, code) = match run(clock, &mut version) {
+        Ok(document) => (document, ExitCode::SUCCESS),
+        Err(error) => (Some(error.to_json(version)), ExitCode::FAILURE),
+    };
+    match document {
+        Some(document) if !output::print(&document) => ExitCode::FAILURE,
+        _ => code,
     }
 }
 
 /// Does what the runtime asks; returns what to print, if anything. `version` is
 /// set as soon as it is known, for the error.
-fn run(output: &Output, version: &mut version::Version) -> Result<Option<String>, Error> {
+fn run(clock: Clock, version: &mut version::Version) -> Result<Option<String>, Error> {
     let environment = Environment::read()?;
-    let input = std::io::read_to_string(std::io::stdin()).map_err(Error::Stdin)?;
+    let input = output::read_input(clock.allow(conf::DEFAULT_TIMEOUT))?;
     if environment.verb == Verb::Version {
         return verb::version::report(&input).map(Some);
     }
     let conf = NetConf::parse(&input, version)?;
-    let deadline = output.allow(conf.timeout);
+    let deadline = clock.allow(conf.timeout);
     verb::run(&environment, &conf, deadline)
 }

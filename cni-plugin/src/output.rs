@@ -1,88 +1,78 @@
-//! Standard output, written once: by the verb, or by the watchdog when the verb
-//! is stuck.
+//! The time that a run has, and standard output.
 //!
-//! Every step of a verb has its own deadline, but one: the kernel handles a
-//! netlink request inside the system call that sends it, and waits there for
-//! RTNL for as long as another holds it. So a second thread waits too, a little
-//! longer than the verb should take.
+//! Every step of a verb has its own deadline, but one: the kernel handles a netlink request inside the system call that
+//! sends it, and waits there for RTNL for as long as another holds it. Nothing ends that wait, so the alarm sees to it
+//! that such a run does no more when it is over: the runtime has given it up, and its DEL may be under way.
 
 use std::{
-    io::Write,
-    process::ExitCode,
-    sync::{
-        Arc, Mutex,
-        mpsc::{self, RecvTimeoutError, Sender},
-    },
+    io::{self, Read, Write},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
-use crate::{error::Error, version::Version};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::alarm,
+};
 
-/// What the watchdog gives beyond the deadline, for undoing.
+use crate::error::Error;
+
+/// What the alarm gives beyond the deadline, for undoing.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The only way to standard output.
-#[derive(Debug)]
-pub(crate) struct Output {
+/// How long this run may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
     started: Instant,
-    /// Held while printing; true when it is done.
-    printed: Arc<Mutex<bool>>,
-    watchdog: Option<Sender<Instant>>,
 }
 
-impl Output {
-    /// Starts the watchdog.
+impl Clock {
+    /// The run begins; `timeout` holds until [`Self::allow`].
     pub(crate) fn start(timeout: Duration) -> Self {
-        let started = Instant::now();
-        let printed = Arc::new(Mutex::new(false));
-        let (sender, receiver) = mpsc::channel::<Instant>();
-        let shared = Arc::clone(&printed);
-        let watch = move || {
-            let mut end = started + timeout + GRACE;
-            loop {
-                match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                    Ok(later) => end = later + GRACE,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        print(&shared, &Error::Deadline.to_json(Version::default()));
-                        std::process::exit(1);
-                    }
-                }
-            }
-        };
-        // Without it the verb still has its own deadlines.
-        let spawned = std::thread::Builder::new().name("watchdog".into()).stack_size(64 * 1024).spawn(watch);
-        Self { started, printed, watchdog: spawned.is_ok().then_some(sender) }
+        let clock = Self { started: Instant::now() };
+        clock.allow(timeout);
+        clock
     }
 
-    /// Sets the time the verb has from the start of the program; returns when
-    /// it is over.
+    /// Sets the time the verb has from the start of the program; returns when it is over.
     pub(crate) fn allow(&self, timeout: Duration) -> Instant {
         let deadline = self.started + timeout;
-        if let Some(watchdog) = &self.watchdog {
-            // It is gone only when it printed and ends the process.
-            let _ = watchdog.send(deadline);
-        }
+        let left = deadline.saturating_duration_since(Instant::now()) + GRACE;
+        // Whole seconds, and never 0, which would mean "no alarm".
+        alarm::set(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1));
         deadline
-    }
-
-    /// Prints the verb's document, if it has one.
-    pub(crate) fn finish(self, document: Option<&str>, code: ExitCode) -> ExitCode {
-        match document {
-            Some(document) if !print(&self.printed, document) => ExitCode::FAILURE,
-            _ => code,
-        }
     }
 }
 
-/// Prints unless something was printed before; says whether it could.
-fn print(printed: &Mutex<bool>, document: &str) -> bool {
-    let Ok(mut printed) = printed.lock() else {
-        return false;
-    };
-    if std::mem::replace(&mut *printed, true) {
-        return false;
+/// All that the runtime writes to us, unless it takes longer than `deadline`.
+pub(crate) fn read_input(deadline: Instant) -> Result<String, Error> {
+    let mut stdin = io::stdin().lock();
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 8192];
+    loop {
+        wait_readable(&stdin, deadline)?;
+        match stdin.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::Stdin(error)),
+        }
     }
-    let mut stdout = std::io::stdout().lock();
+    String::from_utf8(bytes).map_err(|error| Error::Stdin(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+fn wait_readable(stdin: &impl AsFd, deadline: Instant) -> Result<(), Error> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], timeout) {
+        Ok(0) => Err(Error::Deadline),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(errno) => Err(Error::Stdin(errno.into())),
+    }
+}
+
+/// Prints the verb's document; says whether it could.
+pub(crate) fn print(document: &str) -> bool {
+    let mut stdout = io::stdout().lock();
     writeln!(stdout, "{document}").and_then(|()| stdout.flush()).is_ok()
 }

@@ -198,6 +198,25 @@ mod tests {
         assert_eq!(document["custom"], 7);
     }
 
+    /// What aws-cni returned for a pod that we took over, as the runtime hands it to our DEL and CHECK: its container
+    /// interface has the number of a routing table for a MAC, and a third interface is none.
+    #[test]
+    fn the_incumbents_result_is_read() {
+        let result = PrevResult::parse(json!({
+            "cniVersion": "0.4.0",
+            "interfaces": [
+                {"name": "eni28731a85a09"}, {"name": "eth0", "mac": "254", "sandbox": "/run/netns/cni-1"},
+                {"name": "dummy28731a85a09", "mac": "0", "sandbox": "0"}
+            ],
+            "ips": [{"version": "4", "interface": 1, "address": "10.20.14.156/32"}],
+            "dns": {}
+        }));
+        let result = result.expect("valid");
+        let known: Vec<_> = result.interfaces.iter().map(|one| (one.is_host(), one.mac())).collect();
+        assert_eq!(known, [(true, None), (false, None), (false, None)]);
+        assert_eq!(result.ips[0].interface, Some(1));
+    }
+
     #[test]
     fn nonsense_is_refused() {
         for bad in [

@@ -32,19 +32,38 @@ pub(crate) struct Ends<'a> {
 }
 
 impl Ends<'_> {
-    /// The pair for `leased`: that of an earlier run if it is the same, else a
-    /// new one, with the host's end up and the pod's end down.
+    /// The pair for `leased`, with the host's end up and the pod's end down: a new one, or that of an earlier run if it
+    /// is the same. Whether a name is taken is asked only when the kernel says so.
     pub(crate) fn provide(&mut self, ifname: &str, leased: &Leased) -> Result<Pair, Error> {
-        if let Some(present) = link::by_name(self.pod, ifname)? {
-            if present.mac != Some(Mac(leased.pod_mac)) || present.kind.as_deref() != Some("veth") {
-                return Err(Error::ForeignInterface { ifname: ifname.to_owned() });
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.make(ifname, leased) {
+                Ok(VethIndices { near, far }) => return Ok(Pair { host: near, pod: far, made: true }),
+                Err(error) if error.is_existing() && attempts < ATTEMPTS => {
+                    if let Some(pair) = self.clear(ifname, leased)? {
+                        return Ok(pair);
+                    }
+                }
+                Err(error) => return Err(error.into()),
             }
-            if let Some(pair) = self.same(&present, leased)? {
-                return Ok(pair);
-            }
+        }
+    }
+
+    /// Takes what is in the way of a new pair out of it, or returns the pair that is as it should be.
+    fn clear(&mut self, ifname: &str, leased: &Leased) -> Result<Option<Pair>, Error> {
+        let Some(present) = link::by_name(self.pod, ifname)? else {
+            self.clear_name(&leased.host_ifname)?;
+            return Ok(None);
+        };
+        if present.mac != Some(Mac(leased.pod_mac)) || present.kind.as_deref() != Some("veth") {
+            return Err(Error::ForeignInterface { ifname: ifname.to_owned() });
+        }
+        let same = self.same(&present, leased)?;
+        if same.is_none() {
             delete(self.pod, present.index)?;
         }
-        self.make(ifname, leased)
+        Ok(same)
     }
 
     /// The pair of `present`, if its other end is the host's end that is wanted
@@ -64,7 +83,7 @@ impl Ends<'_> {
         Ok((ends_match && !foreign).then_some(Pair { host: host.index, pod: present.index, made: false }))
     }
 
-    fn make(&mut self, ifname: &str, leased: &Leased) -> Result<Pair, Error> {
+    fn make(&mut self, ifname: &str, leased: &Leased) -> Result<VethIndices, netlink::Error> {
         let veth = Veth {
             name: &leased.host_ifname,
             mac: Mac(leased.host_mac),
@@ -73,17 +92,7 @@ impl Ends<'_> {
             peer_mac: Mac(leased.pod_mac),
             mtu: leased.mtu,
         };
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match link::create_veth(self.host, &veth) {
-                Ok(VethIndices { near, far }) => return Ok(Pair { host: near, pod: far, made: true }),
-                Err(error) if error.is_existing() && attempts < ATTEMPTS => {
-                    self.clear_name(&leased.host_ifname)?
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        link::create_veth(self.host, &veth)
     }
 
     /// Takes the link out of the way that has the name that we need: the pair of

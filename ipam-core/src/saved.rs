@@ -73,6 +73,19 @@ pub struct SavedLease {
     pub host_ifname: Option<String>,
 }
 
+impl From<&Lease> for SavedLease {
+    fn from(lease: &Lease) -> Self {
+        Self {
+            key: lease.key.clone(),
+            pod: lease.pod.clone(),
+            address: lease.address,
+            eni: lease.eni.clone(),
+            since: lease.since,
+            host_ifname: lease.host_ifname.clone(),
+        }
+    }
+}
+
 /// A resting address on file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SavedCooling {
@@ -127,20 +140,14 @@ pub struct SavedEni {
 impl PoolState {
     /// What is to be written down now.
     pub fn save(&self) -> Saved {
+        Saved { leases: self.leases.values().map(SavedLease::from).collect(), ..self.save_beside_leases() }
+    }
+
+    /// The same without leases: of these there are hundreds, and one changes at a time.
+    pub fn save_beside_leases(&self) -> Saved {
         Saved {
             history: self.history,
-            leases: self
-                .leases
-                .values()
-                .map(|lease| SavedLease {
-                    key: lease.key.clone(),
-                    pod: lease.pod.clone(),
-                    address: lease.address,
-                    eni: lease.eni.clone(),
-                    since: lease.since,
-                    host_ifname: lease.host_ifname.clone(),
-                })
-                .collect(),
+            leases: Vec::new(),
             cooling: self
                 .cooling
                 .iter()

@@ -1,4 +1,4 @@
-//! Links, addresses, routes, rules, neighbours and nftables by netlink.
+//! Links, addresses, routes, rules, neighbours, nftables and tracked connections by netlink.
 //!
 //! Membership test: what both the agent and the plugin say to the kernel's
 //! network stack, in the kernel's own terms; nothing here knows what a pod is.
@@ -9,6 +9,7 @@
 
 pub mod address;
 mod batch;
+pub mod conntrack;
 mod error;
 pub mod link;
 mod mac;
@@ -25,5 +26,5 @@ mod wire;
 pub use batch::{Batch, EXISTS, MISSING};
 pub use error::Error;
 pub use mac::{Mac, ParseMacError};
-pub use route::{Family, PROTOCOL, PROTOCOL_KERNEL, TABLE_MAIN};
+pub use route::{Family, PROTOCOL, PROTOCOL_KERNEL, TABLE_LOCAL, TABLE_MAIN};
 pub use socket::{Message, Socket};

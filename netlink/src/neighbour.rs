@@ -81,20 +81,38 @@ pub fn ask(batch: &mut Batch, link: u32, address: IpAddr) {
 
 /// All permanent entries of a family with an Ethernet address.
 pub fn list(socket: &mut Socket, family: Family) -> Result<Vec<Neighbour>, Error> {
-    in_states(socket, family, NUD_PERMANENT)
+    in_states(socket, family, None, NUD_PERMANENT)
+}
+
+/// The same for one link: only its entries are sent by the kernel.
+pub fn list_on(socket: &mut Socket, family: Family, link: u32) -> Result<Vec<Neighbour>, Error> {
+    in_states(socket, family, Some(link), NUD_PERMANENT)
 }
 
 /// All entries of a family whose Ethernet address the neighbour told, or
 /// somebody set, lately or long ago.
 pub fn told(socket: &mut Socket, family: Family) -> Result<Vec<Neighbour>, Error> {
-    in_states(socket, family, NUD_TOLD)
+    in_states(socket, family, None, NUD_TOLD)
 }
 
-fn in_states(socket: &mut Socket, family: Family, states: u16) -> Result<Vec<Neighbour>, Error> {
+/// The same for one link.
+pub fn told_on(socket: &mut Socket, family: Family, link: u32) -> Result<Vec<Neighbour>, Error> {
+    in_states(socket, family, Some(link), NUD_TOLD)
+}
+
+fn in_states(
+    socket: &mut Socket,
+    family: Family,
+    link: Option<u32>,
+    states: u16,
+) -> Result<Vec<Neighbour>, Error> {
     let mut request = NeighbourMessage::default();
     request.header.family = family.into();
+    request.attributes.extend(link.map(NeighbourAttribute::IfIndex));
     let messages = socket.dump("list neighbour entries", kind::GETNEIGH, &request)?;
-    Ok(messages.iter().filter_map(|message| parse(&message.body, states)).collect())
+    let entries = messages.iter().filter_map(|message| parse(&message.body, states));
+    // Kernels before 4.4 do not know the filter.
+    Ok(entries.filter(|entry| link.is_none_or(|link| entry.link == link)).collect())
 }
 
 /// An entry from the body of an `RTM_NEWNEIGH` or `RTM_DELNEIGH`.

@@ -24,6 +24,8 @@ pub const PROTOCOL_KERNEL: u8 = 2;
 
 /// The main table.
 pub const TABLE_MAIN: u32 = 254;
+/// The kernel's table of this host's own addresses.
+pub const TABLE_LOCAL: u32 = 255;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;

@@ -1,5 +1,7 @@
 //! Routing policy rules.
 
+mod mirror;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -14,6 +16,8 @@ use crate::{
     batch::{EXISTS, MISSING, kind},
     wire::{attributes, read_address, read_u32},
 };
+
+pub use mirror::Mirror;
 
 const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;

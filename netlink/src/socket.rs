@@ -9,7 +9,10 @@ use std::{
 };
 
 use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART};
-use netlink_sys::{SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use nix::{
     errno::Errno,
     sys::{
@@ -20,7 +23,7 @@ use nix::{
 
 use crate::{
     Batch, Error,
-    batch::{HEADER_LEN, Item},
+    batch::{HEADER_LEN, Item, kind},
     wire::{align, attribute, read_string, read_u16, read_u32},
 };
 
@@ -72,6 +75,8 @@ enum Dump {
 pub struct Socket {
     inner: netlink_sys::Socket,
     port: u32,
+    /// Every dump that changes tore is marked.
+    tells_torn: bool,
     /// Hears of changes that tear dumps without the kernel's saying so.
     ear: Option<netlink_sys::Socket>,
     sequence: u32,
@@ -98,8 +103,15 @@ impl Socket {
             // refuses what it does not know instead of ignoring it.
             inner.set_netlink_get_strict_chk(true).map_err(Error::io("ask for strict checks"))?;
         }
-        let mut socket =
-            Self { inner, port, ear: None, sequence: 0, timeout: Duration::ZERO, buffer: Vec::new() };
+        let mut socket = Self {
+            inner,
+            port,
+            tells_torn: protocol == NETLINK_NETFILTER,
+            ear: None,
+            sequence: 0,
+            timeout: Duration::ZERO,
+            buffer: Vec::new(),
+        };
         socket.set_timeout(DEFAULT_TIMEOUT)?;
         Ok(socket)
     }
@@ -237,7 +249,9 @@ impl Socket {
     /// For rules and neighbours the kernel does not say so: it goes on by number,
     /// and skips one object for each that was removed before it. What comes in
     /// one piece is whole; what does not is asked for until it comes twice the
-    /// same, with no rule changed meanwhile ([`Self::watch`]).
+    /// same, with no rule changed meanwhile ([`Self::watch`]). Of links and
+    /// addresses it does say so, and of nftables, whose counters never come twice
+    /// the same.
     pub fn dump(
         &mut self,
         what: &'static str,
@@ -270,6 +284,36 @@ impl Socket {
         Err(Error::Interrupted { what, attempts: DUMP_ATTEMPTS })
     }
 
+    /// All objects of a kind that change all the time, as they come: one pass,
+    /// whatever changes meanwhile. Bodies are handed out one by one.
+    pub(crate) fn dump_each(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        body: &[u8],
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        batch.push_raw(what, kind, NLM_F_DUMP, body, &[]);
+        let sequence = self.number(&mut batch.bytes, &batch.items);
+        self.send(&batch.bytes)?;
+        let (mut done, mut failure) = (false, None);
+        while !done {
+            // Each datagram is progress: the table may be long.
+            let deadline = Instant::now() + self.timeout;
+            self.receive(what, deadline, |message| match message.kind {
+                _ if message.sequence != sequence => {}
+                NLMSG_DONE | NLMSG_ERROR => {
+                    done = true;
+                    failure =
+                        message.errno().map(|errno| Error::Kernel { what, errno, message: message.text() });
+                }
+                _ => each(message.body),
+            })?;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
     /// Whether a change was announced since the last time this was asked. Always
     /// no without [`Self::watch`].
     fn take_disturbance(&mut self) -> bool {
@@ -293,6 +337,8 @@ impl Socket {
     fn dump_once(&mut self, what: &'static str, mut bytes: Vec<u8>) -> Result<Dump, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
+        let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
+        let tells_torn = self.tells_torn || matches!(kind, kind::GETLINK | kind::GETADDR);
         self.take_disturbance();
         bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
         self.send(&bytes)?;
@@ -331,7 +377,7 @@ impl Socket {
         match failure {
             Some(error) => Err(error),
             None if interrupted || (pieces > 1 && self.take_disturbance()) => Ok(Dump::Torn),
-            None if pieces > 1 => Ok(Dump::Pieces(messages)),
+            None if pieces > 1 && !tells_torn => Ok(Dump::Pieces(messages)),
             None => Ok(Dump::OnePiece(messages)),
         }
     }
@@ -390,6 +436,8 @@ pub(crate) struct Raw<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// Who asked for what is announced; 0 for the kernel.
+    pub(crate) port: u32,
     pub(crate) body: &'a [u8],
 }
 
@@ -426,6 +474,7 @@ pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = Raw<'_>> {
             kind: read_u16(rest.get(4..)?)?,
             flags: read_u16(rest.get(6..)?)?,
             sequence: read_u32(rest.get(8..)?)?,
+            port: read_u32(rest.get(12..)?)?,
             body,
         };
         rest = rest.get(align(len)..).unwrap_or_default();

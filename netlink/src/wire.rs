@@ -16,11 +16,16 @@ const HEADER_LEN: usize = 4;
 
 /// Iterates over the attributes in `bytes`; ends at the first malformed one.
 pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    raw_attributes(bytes).map(|(kind, value)| (kind & NLA_TYPE_MASK, value))
+}
+
+/// The same with the flags in their types.
+fn raw_attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let header = rest.get(..HEADER_LEN)?;
         let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & NLA_TYPE_MASK;
+        let kind = u16::from_ne_bytes([header[2], header[3]]);
         let value = rest.get(HEADER_LEN..len)?;
         rest = rest.get(align(len)..).unwrap_or_default();
         Some((kind, value))
@@ -32,9 +37,28 @@ pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
+/// Whether every attribute of `wanted` is in `shown` with the same value, those
+/// within attributes too. `shown` may have more.
+pub(crate) fn carries(shown: &[u8], wanted: &[u8]) -> bool {
+    raw_attributes(wanted).all(|(kind, value)| {
+        let same = |found: &[u8]| found == value || (kind & NLA_F_NESTED != 0 && carries(found, value));
+        attribute(shown, kind & NLA_TYPE_MASK).is_some_and(same)
+    })
+}
+
 /// A `u32` in host order.
 pub(crate) fn read_u32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// A `u32` in network order.
+pub(crate) fn read_be32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// A `u64` in network order.
+pub(crate) fn read_be64(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 
 /// A `u16` in host order.
@@ -119,6 +143,18 @@ mod tests {
             let written = values.iter().fold(Attributes::new(), |all, (kind, value)| all.bytes(*kind, value));
             let read: Vec<_> = attributes(written.as_bytes()).map(|(kind, value)| (kind, value.to_vec())).collect();
             prop_assert_eq!(read, values);
+        }
+
+        #[test]
+        fn what_is_shown_with_more_is_carried(values in proptest::collection::vec(any::<u32>(), 1..8), other: u32) {
+            let write = |values: &[u32]| values.iter().zip(1..).fold(Attributes::new(), |all, (value, kind)| all.be32(kind, *value));
+            let (less, more) = (write(&values[..values.len() - 1]), write(&values));
+            let wrap = |inner: &Attributes| Attributes::new().nested(1, &Attributes::new().nested(7, inner)).be32(2, 5);
+            prop_assert!(carries(wrap(&more).as_bytes(), wrap(&less).as_bytes()));
+            prop_assert!(!carries(wrap(&less).as_bytes(), wrap(&more).as_bytes()));
+            let mut changed = values.clone();
+            changed[0] = other;
+            prop_assert_eq!(carries(wrap(&write(&changed)).as_bytes(), wrap(&more).as_bytes()), changed == values);
         }
 
         #[test]

@@ -46,6 +46,8 @@ pub enum FindingReason {
     UnknownPod,
     /// The link of a pod that ran before the agent came takes no filters: no policy holds for it.
     NotFiltered,
+    /// Another program's filter runs before ours on a pod's link: what it lets pass may meet no policy.
+    ForeignFilter,
 }
 
 impl FindingReason {
@@ -61,6 +63,7 @@ impl FindingReason {
             Self::MixedBackends => "MixedBackends",
             Self::UnknownPod => "UnknownPod",
             Self::NotFiltered => "NotFiltered",
+            Self::ForeignFilter => "ForeignFilter",
         }
     }
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod clock;
 mod frame;
 mod message;
 mod name;
@@ -23,8 +24,9 @@ pub mod reason;
 mod version;
 
 pub use client::{ClientError, Connection, connect};
+pub use clock::monotonic_ns;
 pub use frame::{FrameError, HEADER_LEN, MAX_FRAME, decode, encode, frame_len};
-pub use message::{Envelope, Leased, PodRef, Refusal, Reply, Request, Response, SandboxKey, code};
+pub use message::{Envelope, Leased, PodRef, Refusal, Reply, Request, Response, SandboxKey, StaleLink, code};
 pub use name::{host_ifname, pod_name_hash};
 pub use version::{OLDEST_VERSION, WIRE_VERSION, accept};
 

@@ -91,6 +91,10 @@ pub enum Request {
         /// (bandwidth plugin with an egress rate), so clsact must not be there.
         #[serde(default)]
         egress_shaped: bool,
+        /// When the plugin was started ([`crate::monotonic_ns`]); 0 where it does not tell. An ADD that was under
+        /// way when its sandbox was deleted is refused, one that came after is not.
+        #[serde(default)]
+        begun_ns: u64,
     },
     /// The host's end exists and is up, the pod's end is still down: program
     /// routes, filters and policy.
@@ -120,6 +124,10 @@ pub enum Request {
         network: String,
         /// Container id and interface name of every attachment that lives.
         valid: Vec<(String, String)>,
+        /// When the plugin was started ([`crate::monotonic_ns`]), and the list older still; 0 where it does not
+        /// tell. An attachment that came after is not released for not being in it.
+        #[serde(default)]
+        begun_ns: u64,
     },
 }
 
@@ -165,9 +173,21 @@ pub enum Response {
     Collected {
         /// Attachments that were released.
         released: u32,
+        /// Their host ends, which the plugin deletes.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        links: Vec<StaleLink>,
     },
     /// To any request that is refused.
     Error(Refusal),
+}
+
+/// The host's end of an attachment that was released.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleLink {
+    /// Its index; another link may have it by now.
+    pub ifindex: u32,
+    /// Its MAC, by which it is known.
+    pub mac: [u8; 6],
 }
 
 /// What the plugin needs to wire a sandbox.

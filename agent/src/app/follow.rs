@@ -21,7 +21,9 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two readings of the line of nodes that concern other nodes only.
 const QUEUE_PERIOD: Duration = Duration::from_millis(500);
-/// How often every link's filters are looked at: nothing announces that they are gone.
+/// Between two readings of the pool's counts, at least.
+const COUNT_PERIOD: Duration = Duration::from_millis(50);
+/// How often filters are looked at on links where something changed; the policy thread knows which.
 const FILTER_PERIOD: Duration = Duration::from_secs(1);
 
 /// Puts back filters that something else took off.
@@ -33,12 +35,14 @@ pub(super) async fn filters(enforcer: Arc<Enforcer<ClusterPort>>) -> &'static st
     }
 }
 
-/// The pool's counts into the metrics.
+/// The pool's counts into the metrics. A burst of pods changes them hundreds of times a second, and nobody reads them
+/// as often.
 pub(super) async fn pool(pool: Pool, metrics: Metrics) -> &'static str {
     let mut view = pool.view();
     loop {
         let seen = view.borrow_and_update().clone();
         metrics.pool(&seen);
+        tokio::time::sleep(COUNT_PERIOD).await;
         if view.changed().await.is_err() {
             return "pool metrics";
         }

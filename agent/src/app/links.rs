@@ -9,6 +9,7 @@ use ipam_core::{MacAddr, SubnetId};
 use ipnetwork::IpNetwork;
 use netlink::Mac;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::cause::chain;
@@ -19,8 +20,6 @@ use crate::ipam::{EniView, Pool, PoolView};
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::readiness::{Part, Readiness};
 
-/// How often the metadata service is asked whether the VPC has got another CIDR.
-const CIDR_PERIOD: Duration = Duration::from_secs(60);
 /// How long the metadata service may take to tell the block of a subnet, which EC2 tells at the same time.
 const BLOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two attempts at that.
@@ -131,7 +130,8 @@ pub(super) async fn follow(
     let mut view = keeper.pool.view();
     let mut vpc_cidrs = facts.vpc_cidrs.clone();
     let mut blocks = Blocks::new();
-    let mut period = tokio::time::interval(CIDR_PERIOD);
+    let mut period = tokio::time::interval(config.imds_period);
+    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let current = view.borrow_and_update().clone();
         let all_known = learn_blocks(&mut blocks, &current, &imds).await;

@@ -10,6 +10,7 @@ mod follow;
 mod hint;
 mod lifecycle;
 mod links;
+mod orphans;
 mod pages;
 mod recover;
 mod targets;
@@ -24,6 +25,7 @@ use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -41,16 +43,17 @@ use crate::ports::{CallPort, ClusterPort, HostPort, KernelPort, LeasePort, Lefto
 use crate::readiness::{Part, Readiness};
 use crate::server::{self, Server};
 use crate::sweep::{self, Sweeper};
+use crate::takeover::{self, Presence};
 use crate::{http, install};
 
 /// The socket's name below the state directory.
-const SOCKET: &str = "agent.sock";
+pub const SOCKET: &str = "agent.sock";
 /// Between two attempts to put the first compilation in force.
 const ACTIVATION_PAUSE: Duration = Duration::from_secs(2);
 /// Addresses for pods on an ENI of a type that is not in the table: those of most types of four virtual CPUs.
 const USUAL_SLOTS: u32 = 14;
 /// Held by the one agent of the node below the state directory.
-const LOCK: &str = "agent.lock";
+pub const LOCK: &str = "agent.lock";
 
 /// Everything that answers questions, once it is there.
 struct Parts {
@@ -143,8 +146,16 @@ async fn serve(
         "kubernetes"
     });
 
-    let aws = AwsEc2::connect(&facts.region).await?;
     let teller = Teller::new(cluster.clone(), config.node_name.clone());
+    let presence = Presence::new(&config, &cluster);
+    // Pods of a node that is ours need not wait for the Kubernetes API.
+    let is_ours = takeover::is_current(&config.state_dir, &config.incumbent_checkpoint);
+    beside(tasks, takeover::wait_until_gone(presence.clone(), is_ours, &readiness, &teller)).await?;
+    recover::without_superseded(&config)?;
+    let (alive, returned) = watch::channel(false);
+    tasks.spawn(takeover::watch_for_return(presence, alive, readiness.clone(), teller.clone()));
+
+    let aws = AwsEc2::connect(&facts.region).await?;
     let calls = CallPort::new(metrics.clone(), teller.clone());
     let observer = Arc::new(calls.clone());
     let ec2: Arc<dyn Ec2> = Arc::new(Guard::new(
@@ -158,7 +169,8 @@ async fn serve(
     let (notices, notice) = beside(tasks, lifecycle::read(&imds)).await?;
     tasks.spawn(lifecycle::follow(Arc::clone(&imds), notices));
     let mut follower =
-        targets::Follower::new(config.clone(), limits, &facts, cluster.clone(), notice, readiness.clone());
+        targets::Follower::new(config.clone(), limits, &facts, cluster.clone(), notice, readiness.clone())
+            .holding_while(returned.clone());
     let pool_config = PoolConfig {
         instance: facts.instance.clone(),
         targets: follower.look(),
@@ -214,13 +226,16 @@ async fn serve(
     beside(tasks, recover::recover(&endpoints, &pool, &config, &readiness)).await??;
     readiness.reached(Part::Pool);
     // From now on a pod's route that nobody claims is a leftover.
-    tokio::task::spawn_blocking(move || hostnet.pods_complete()).await?;
-    tasks.spawn(recover::vanished(Arc::clone(&endpoints), vanished));
+    let complete = hostnet.clone();
+    tokio::task::spawn_blocking(move || complete.pods_complete()).await?;
+    tasks.spawn(orphans::links(Arc::clone(&endpoints), vanished, metrics.clone()));
     tasks.spawn(recover::follow_enis(Arc::clone(&endpoints), pool.clone()));
+    let record = config.incumbent_checkpoint.clone();
+    tasks.spawn(takeover::keep_record(record, pool.clone(), Arc::clone(&endpoints), returned));
     tasks.spawn(follow::pool(pool.clone(), metrics.clone()));
     let pace = truth::Pace { period: config.imds_period, lag: config.timing.lag };
     tasks.spawn(truth::metadata(pool.clone(), Arc::clone(&imds), metrics.clone(), pace));
-    tasks.spawn(truth::contradicted(pool.clone(), teller));
+    tasks.spawn(truth::contradicted(pool.clone(), teller.clone()));
     let socket = config.state_dir.join(SOCKET);
     let server =
         Server { endpoints: Arc::clone(&endpoints), readiness: readiness.clone(), metrics: metrics.clone() };
@@ -232,6 +247,7 @@ async fn serve(
         "socket"
     });
     readiness.reached(Part::Socket);
+    let orphaned = metrics.clone();
     let filled = parts.set(Parts {
         config: config.clone(),
         pool: pool.clone(),
@@ -255,11 +271,21 @@ async fn serve(
     beside(tasks, activated).await?;
     tasks.spawn(follow::cluster(cluster.clone(), Arc::clone(&enforcer)));
     tasks.spawn(follow::filters(Arc::clone(&enforcer)));
+    tasks.spawn(orphans::pods(Arc::clone(&endpoints), cluster.clone(), teller.clone(), orphaned));
     tasks.spawn(recover::ask_again(endpoints));
     tasks.spawn(follow::policy(enforcer, cluster, readiness.clone()));
     beside(tasks, readiness.wait_ready()).await?;
     install::install_plugin(&plugin_source()?, &config.cni_bin_dir)?;
-    install::write_conflist(&config.cni_conf_dir, &config.cni_bin_dir, &socket, patience)?;
+    let (conf_dir, bin_dir) = (config.cni_conf_dir.clone(), config.cni_bin_dir.clone());
+    let has_tcx = crate::datapath::has_tcx();
+    if !has_tcx {
+        tracing::info!("the kernel has no tcx (Linux 6.6): bandwidth annotations have no effect on this node");
+    }
+    tokio::task::spawn_blocking(move || {
+        install::write_conflist(&conf_dir, &bin_dir, &socket, patience, has_tcx)
+    })
+    .await??;
+    tasks.spawn(takeover::displace(hostnet, config.cni_conf_dir.clone(), teller));
     tracing::info!(node = config.node_name, "serving");
 
     Err(ended_early(tasks.join_next().await))

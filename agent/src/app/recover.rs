@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use rpc::{PodRef, Refusal, SandboxKey};
 
 use crate::cause::chain;
@@ -14,11 +15,26 @@ use crate::endpoint::{Addresses, Endpoints, Enforcement, Record, Wiring, cni_cac
 use crate::ipam::{Allocation, Incumbent, IncumbentError, Past, Pool, PoolConfig, PoolView, StateDirs};
 use crate::k8s::ClusterHandle;
 use crate::readiness::{Part, Readiness};
+use crate::takeover;
 
 /// Between two attempts at what an operator has to mend.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Between two questions to a pod that does not answer.
 const ASK_PERIOD: Duration = Duration::from_secs(10);
+
+/// Sets our checkpoint aside where aws-node served this node since it was written.
+///
+/// # Errors
+///
+/// Where it cannot be: by what it says, addresses of running pods would be given away.
+pub(super) fn without_superseded(config: &Config) -> anyhow::Result<()> {
+    let superseded = takeover::set_superseded_aside(&config.state_dir, &config.incumbent_checkpoint)
+        .context("our checkpoint is older than aws-node's and cannot be set aside")?;
+    if superseded {
+        tracing::warn!("aws-node served this node since we did; its pods are looked for anew");
+    }
+    Ok(())
+}
 
 /// Starts the pool. A file that may not be used (a newer agent's above all) is told by `/readyz`, with the remedy, and
 /// looked at again: when it is put right, the start goes on.
@@ -146,7 +162,7 @@ async fn of_incumbent(path: &Path, readiness: &Readiness) -> Vec<Record> {
                 );
                 return Vec::new();
             }
-            Ok(Ok(Incumbent::Read { allocations, unusable })) => {
+            Ok(Ok(Incumbent::Read { allocations, unusable, .. })) => {
                 tracing::info!(allocations = allocations.len(), ?unusable, "aws-node's checkpoint read");
                 return allocations.into_iter().map(record).collect();
             }
@@ -196,20 +212,5 @@ pub(super) async fn ask_again<A: Addresses, W: Wiring, E: Enforcement>(
     loop {
         period.tick().await;
         endpoints.ask_again().await;
-    }
-}
-
-/// Gives adopted leases back whose link is gone, on every look at the host that misses one.
-pub(super) async fn vanished<A: Addresses, W: Wiring, E: Enforcement>(
-    endpoints: Arc<Endpoints<A, W, E>>,
-    mut vanished: tokio::sync::watch::Receiver<std::collections::BTreeSet<IpAddr>>,
-) -> &'static str {
-    loop {
-        if !vanished.borrow_and_update().is_empty() {
-            endpoints.give_back_vanished().await;
-        }
-        if vanished.changed().await.is_err() {
-            return "vanished links";
-        }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use ipam_core::{AllocationMode, Growth, Hold, InstanceLimits, SecurityGroupId, SubnetChoice, SubnetId};
 
+use tokio::sync::watch;
+
 use super::lifecycle::Notice;
 use crate::config::{Config, CustomNetworking};
 use crate::ec2::ImdsFacts;
@@ -209,6 +211,8 @@ pub(super) struct Follower {
     eni_configs: Option<EniConfigWatch>,
     notice: Notice,
     readiness: Readiness,
+    /// Nothing is changed at EC2 while it is true.
+    held: Option<watch::Receiver<bool>>,
     /// What an Event was last published for.
     complained: Option<Missing>,
 }
@@ -224,7 +228,13 @@ impl Follower {
     ) -> Self {
         let eni_configs = cluster.eni_configs();
         let aim = Aim::new(config, limits, facts);
-        Self { aim, cluster, eni_configs, notice, readiness, complained: None }
+        Self { aim, cluster, eni_configs, notice, readiness, held: None, complained: None }
+    }
+
+    /// The same; while `held` is true nothing is changed at EC2.
+    pub(super) fn holding_while(mut self, held: watch::Receiver<bool>) -> Self {
+        self.held = Some(held);
+        self
     }
 
     /// The targets as they are now.
@@ -244,7 +254,10 @@ impl Follower {
             eni_configs: eni_configs.as_ref(),
             leaving: self.notice.borrow_and_update().is_some(),
         };
-        let (targets, missing) = self.aim.targets(&now);
+        let (mut targets, missing) = self.aim.targets(&now);
+        if self.held.as_mut().is_some_and(|held| *held.borrow_and_update()) {
+            targets.growth = Growth::None;
+        }
         match &missing {
             None => self.readiness.reached(Part::Subnets),
             Some(missing) => self.readiness.lost(Part::Subnets, missing.reason.clone()),
@@ -276,7 +289,14 @@ impl Follower {
                     None => std::future::pending().await,
                 }
             };
+            let held = async {
+                match &mut self.held {
+                    Some(held) => held.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
             let goes_on = tokio::select! {
+                changed = held => changed,
                 changed = changes.changed() => changed.is_ok(),
                 changed = other => changed,
                 changed = self.notice.changed() => changed.is_ok(),

@@ -94,7 +94,8 @@ impl Datapath {
         self.maps
             .ep
             .set(slot, super::plain::Plain(Endpoint::EMPTY), 0)
-            .map_err(MapError::aya(map::EP, "empty a slot"))
+            .map_err(MapError::aya(map::EP, "empty a slot"))?;
+        self.maps.budget.set(slot, 0, 0).map_err(MapError::aya(map::BUDGET, "forget what was spent"))
     }
 
     /// All slots in use with the interface of each.

@@ -138,6 +138,23 @@ impl ApplyError {
     }
 }
 
+/// Flows that run could not be brought over.
+#[derive(Debug, Error)]
+pub enum InheritError {
+    /// The kernel does not tell the flows that it tracks.
+    #[error("reading tracked connections; the kernel needs nf_conntrack_netlink")]
+    Conntrack(#[source] netlink::Error),
+    /// The node's addresses could not be listed.
+    #[error("listing the node's addresses")]
+    Addresses(#[source] netlink::Error),
+    /// No time.
+    #[error("reading the clock")]
+    Clock(#[source] nix::errno::Errno),
+    /// A map could not be read or written.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
 /// Filters could not be attached.
 #[derive(Debug, Error)]
 pub enum AttachError {
@@ -165,10 +182,10 @@ pub enum AttachError {
         /// Why.
         source: Box<aya::programs::ProgramError>,
     },
-    /// A tcx link could not be kept beyond this process.
-    #[error("interface {ifindex}: cannot pin a tcx link")]
+    /// A pin could not be made or removed: a tcx link would not be kept beyond this process, or kept too long.
+    #[error("interface {ifindex}: a pin cannot be made or removed")]
     Pin {
-        /// The interface.
+        /// The interface; 0 where it is not of one.
         ifindex: u32,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -1,5 +1,6 @@
 //! Loading, and what a loaded datapath is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use ebpf_common::abi::{self, ABI_VERSION, Meta, map};
 
+use super::incumbent::Incumbent;
 use super::maps::Maps;
 use super::plain::Plain;
 use super::{MapError, OpenError, Sizes, bpffs};
@@ -34,6 +36,9 @@ pub struct Datapath {
     pub(super) maps: Maps,
     pub(super) netlink: netlink::Socket,
     pub(super) pins: PathBuf,
+    pub(super) incumbent: Incumbent,
+    /// The kernel's ids of the loaded programs.
+    pub(super) ids: BTreeMap<&'static str, u32>,
     events: Option<aya::maps::RingBuf<aya::maps::MapData>>,
 }
 
@@ -71,17 +76,20 @@ impl Datapath {
         loader.override_global("TRUST_NODE_ADDRESSES", &trust, true);
         loader.override_global("AUDIT_ALL", &audit, true);
         let mut ebpf = loader.load(object).map_err(|error| OpenError::Load(Box::new(error)))?;
+        let mut ids = BTreeMap::new();
         for name in [FROM_POD, TO_POD] {
-            program_mut(&mut ebpf, name)
-                .ok_or(OpenError::Missing { name })?
-                .load()
-                .map_err(|source| OpenError::Program { name, source: Box::new(source) })?;
+            let program = program_mut(&mut ebpf, name).ok_or(OpenError::Missing { name })?;
+            let info = program.load().and_then(|()| program.info());
+            let info = info.map_err(|source| OpenError::Program { name, source: Box::new(source) })?;
+            ids.insert(name, info.id());
         }
         let events = ebpf.take_map(map::EVENTS).ok_or(OpenError::Missing { name: map::EVENTS })?;
         let events = events.try_into().map_err(MapError::aya(map::EVENTS, "map it"))?;
         let mut maps = Maps::take(&mut ebpf)?;
         check_version(&mut maps)?;
-        Ok(Self { ebpf, maps, netlink: netlink::Socket::open()?, pins, events: Some(events) })
+        let netlink = netlink::Socket::open()?;
+        let incumbent = Incumbent::beside(root);
+        Ok(Self { ebpf, maps, netlink, pins, incumbent, ids, events: Some(events) })
     }
 
     /// The last epoch that was written to an endpoint on this node since it booted.

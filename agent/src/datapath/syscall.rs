@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use zerocopy::{Immutable, IntoBytes};
 
+/// `BPF_PROG_QUERY` of `enum bpf_cmd`.
+const BPF_PROG_QUERY: libc::c_long = 16;
 /// `BPF_MAP_UPDATE_BATCH` of `enum bpf_cmd`, since Linux 5.6.
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
@@ -20,6 +22,52 @@ struct Batch {
     map_fd: u32,
     elem_flags: u64,
     flags: u64,
+}
+
+/// The part of `union bpf_attr` for queries.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Query {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Programs at one of an interface's tcx hooks, in the order in which they run, by their ids. To look a
+/// program up by its id would take `CAP_SYS_ADMIN`, so ids are all there is.
+pub(super) fn query_tcx(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// The kernel takes no more on one hook (`BPF_MPROG_MAX`).
+    const MOST: usize = 64;
+    let mut ids = [0_u32; MOST];
+    let mut attr = Query {
+        target_ifindex: ifindex,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr().addr() as u64,
+        prog_cnt: u32::try_from(MOST).unwrap_or(u32::MAX),
+        pad: 0,
+        prog_attach_flags: 0,
+        link_ids: 0,
+        link_attach_flags: 0,
+        revision: 0,
+    };
+    // SAFETY: the kernel writes at most `prog_cnt` ids, for which there is room while the call lasts, and the
+    // structure is as long as is said.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size_of::<Query>()) };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let count = (attr.prog_cnt as usize).min(MOST);
+    Ok(ids[..count].to_vec())
 }
 
 /// Writes entries in their order, over older ones, and returns how many were

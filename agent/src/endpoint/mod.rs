@@ -9,12 +9,14 @@
 //! | between lease and attach | a provisional lease | the connection's end, or a restart |
 //! | inside attach | routes or a filter of a link whose other end is down | undo in reverse, or the DEL that follows |
 //! | between attach and reply | a whole endpoint | the DEL that the runtime sends for a failed ADD |
+//! | no DEL ever comes | a lease whose link went with its namespace | [`Endpoints::give_back_orphans`] |
 //!
 //! A start begins with what stands on the node: pods that run and have no lease get one ([`claim`]), then every
 //! lease whose link is there becomes an endpoint again.
 
 pub mod claim;
 pub mod cni_cache;
+mod orphans;
 mod registry;
 mod restore;
 mod slots;
@@ -33,7 +35,7 @@ pub use claim::{Claim, Record, Standing};
 pub use registry::{EndpointView, Phase};
 pub use restore::Recovered;
 pub use slots::{MAX_SLOT, Slot};
-pub use transaction::{Endpoints, Provisional, Shape, SharedEndpoints};
+pub use transaction::{Asked, Endpoints, Provisional, Shape, SharedEndpoints};
 
 /// An address that the pool gave, and where its traffic leaves the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +124,8 @@ pub trait Wiring: Send + Sync + 'static {
     fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// The link of this name, where it is there.
     fn find(&self, ifname: &str) -> impl Future<Output = Result<Option<HostEnd>, Refusal>> + Send;
+    /// Whether this very link is there, whatever its name is by now.
+    fn lives(&self, end: &HostEnd) -> impl Future<Output = Result<bool, Refusal>> + Send;
     /// Every host end whose name begins with `prefix`, by name.
     fn standing(&self, prefix: &str) -> impl Future<Output = Result<Vec<Standing>, Refusal>> + Send;
     /// The MAC of the pod's end, which is asked for on the link; `None` where nobody answers.
@@ -141,6 +145,9 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// The host end that the filters sit on.
     pub end: HostEnd,
+    /// The bandwidth plugin puts an `ingress` qdisc on the host end after us, where clsact would be in its way. Only
+    /// known of an ADD that this agent served; else the qdisc that stands tells.
+    pub egress_shaped: bool,
 }
 
 /// Filters and policy, as a transaction needs them.

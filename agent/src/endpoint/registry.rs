@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rpc::{PodRef, SandboxKey};
 use tokio_util::sync::CancellationToken;
@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::slots::Slots;
 use super::{Endpoint, Grant};
 
-/// How long a deleted sandbox is remembered: longer than any runtime lets an ADD run (kubelet: 4 minutes).
-const TOMBSTONE: Duration = Duration::from_secs(300);
+/// How long a deleted sandbox is remembered: longer than any plugin lives (its `timeoutSeconds` is at most 600, and
+/// its watchdog gives it 5 more). An ADD that began after the DEL is served at once, since a container may be started
+/// again: podman and `cnitool` do that.
+const TOMBSTONE: Duration = Duration::from_secs(605);
 
 /// How far a sandbox has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,10 @@ pub(super) struct Sandbox {
     pub(super) add: u64,
     /// Its lease was made of what stood on the node: its DEL may come by another key, or never.
     pub(super) adopted: bool,
+    /// As in [`Endpoint`].
+    pub(super) egress_shaped: bool,
+    /// When the ADD began that leased it ([`rpc::monotonic_ns`]); 0 where that is not known.
+    pub(super) begun_ns: u64,
     pub(super) endpoint: Option<Endpoint>,
 }
 
@@ -86,7 +92,8 @@ pub(super) struct Registry {
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<SandboxKey, Arc<Entry>>,
-    tombstones: HashMap<SandboxKey, Instant>,
+    /// When each was deleted ([`rpc::monotonic_ns`]).
+    tombstones: HashMap<SandboxKey, u64>,
     slots: Slots,
 }
 
@@ -112,15 +119,19 @@ impl Registry {
         self.inner().entries.iter().map(|(key, entry)| (key.clone(), Arc::clone(entry))).collect()
     }
 
-    /// Remembers that `key` was deleted, and forgets old memories.
-    pub(super) fn bury(&self, key: &SandboxKey, now: Instant) {
+    /// Remembers that `key` is deleted now, and forgets old memories.
+    pub(super) fn bury(&self, key: &SandboxKey) {
+        let now = rpc::monotonic_ns();
         let mut inner = self.inner();
-        inner.tombstones.retain(|_, since| now.duration_since(*since) < TOMBSTONE);
+        inner.tombstones.retain(|_, since| is_remembered(*since, now));
         inner.tombstones.insert(key.clone(), now);
     }
 
-    pub(super) fn is_buried(&self, key: &SandboxKey, now: Instant) -> bool {
-        self.inner().tombstones.get(key).is_some_and(|since| now.duration_since(*since) < TOMBSTONE)
+    /// Whether `key` was deleted since `begun_ns`: an ADD that began then is late. One that does not tell when it
+    /// began (0) counts as late for as long as the DEL is remembered.
+    pub(super) fn is_buried(&self, key: &SandboxKey, begun_ns: u64) -> bool {
+        let deleted = self.inner().tombstones.get(key).copied();
+        deleted.is_some_and(|since| begun_ns <= since && is_remembered(since, rpc::monotonic_ns()))
     }
 
     /// `wanted` where it is free, else any free slot.
@@ -135,4 +146,8 @@ impl Registry {
     pub(super) fn give_back_slot(&self, slot: super::Slot) {
         self.inner().slots.give_back(slot);
     }
+}
+
+fn is_remembered(since_ns: u64, now_ns: u64) -> bool {
+    u128::from(now_ns.saturating_sub(since_ns)) < TOMBSTONE.as_nanos()
 }

@@ -11,7 +11,6 @@ use super::claim::{Claims, Record, claims, is_made_up};
 use super::registry::{EndpointView, Sandbox};
 use super::transaction::{Endpoints, macs};
 use super::{Addresses, Adopted, Endpoint, Enforcement, HostEnd, Slot, Surviving, Wiring};
-use crate::cause::chain;
 
 /// A link that cannot be read is asked for this often, with this pause.
 const FIND_TRIES: u32 = 20;
@@ -220,7 +219,14 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             tracing::error!(sandbox = %key, "every endpoint slot is taken; its filters stay as they were");
             return;
         };
-        let endpoint = Endpoint { key: key.clone(), slot, pod: pod.clone(), address: grant.address, end };
+        let endpoint = Endpoint {
+            key: key.clone(),
+            slot,
+            pod: pod.clone(),
+            address: grant.address,
+            end,
+            egress_shaped: false,
+        };
         grant.table = self.ports.wiring.adopt_pod(&grant, &endpoint.end).await;
         if grant.table.is_none() {
             tracing::warn!(sandbox = %key, address = %grant.address, "nobody knows its ENI; its rules are left alone");
@@ -236,6 +242,8 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             pod_mac: endpoint.end.pod_mac,
             add: 0,
             adopted: host_mac.is_some(),
+            egress_shaped: false,
+            begun_ns: 0,
             endpoint: Some(endpoint),
         };
         self.show(&key, &sandbox);
@@ -308,19 +316,12 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         }
     }
 
-    /// Adopted leases whose link went away are given back: their DEL may come by a key that we do not know. Any
-    /// other lease waits for its DEL.
+    /// Adopted leases whose link went away are given back: the DEL that took it may have come by a key that we do not
+    /// know. Any other lease waits for its own DEL, or [`Self::give_back_orphans`].
     pub async fn give_back_vanished(&self) {
         for view in self.view().into_iter().filter(|view| view.adopted) {
             let Some(end) = view.endpoint.map(|endpoint| endpoint.end) else { continue };
-            let gone = match self.ports.wiring.find(&end.ifname).await {
-                Ok(present) => present.is_none_or(|present| present.ifindex != end.ifindex),
-                Err(refusal) => {
-                    tracing::warn!(link = end.ifname, error = chain(&refusal), "the link cannot be read");
-                    false
-                }
-            };
-            if !gone {
+            if !self.is_gone(&end).await {
                 continue;
             }
             tracing::info!(sandbox = %view.key, link = end.ifname, "an adopted pod's link is gone");

@@ -1,4 +1,5 @@
 mod lost;
+mod orphans;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -173,6 +174,11 @@ impl Wiring for Node {
         Ok(self.links.lock().unwrap().get(ifname).cloned())
     }
 
+    async fn lives(&self, end: &HostEnd) -> Result<bool, Refusal> {
+        self.step("lives")?;
+        Ok(self.links.lock().unwrap().values().any(|present| present.ifindex == end.ifindex))
+    }
+
     async fn standing(&self, prefix: &str) -> Result<Vec<Standing>, Refusal> {
         self.step("standing")?;
         let (links, routed) = (self.links.lock().unwrap(), self.routed.lock().unwrap());
@@ -232,12 +238,16 @@ pub(crate) fn endpoints(node: &Arc<Node>) -> Arc<All> {
     Arc::new(Endpoints::new(ports, Shape { veth_prefix: "eni".into(), pod_mtu: 9001 }))
 }
 
+fn asked() -> Asked {
+    Asked { pod: Some(pod()), egress_shaped: false, begun_ns: rpc::monotonic_ns(), deadline: soon() }
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
 async fn leased(all: &All, id: &str) -> (rpc::Leased, Provisional) {
-    all.lease(&key(id), Some(pod()), soon(), &CancellationToken::new()).await.expect("an address is free")
+    all.lease(&key(id), asked(), &CancellationToken::new()).await.expect("an address is free")
 }
 
 async fn added(all: &All, id: &str, ifindex: u32) -> rpc::Leased {
@@ -300,9 +310,10 @@ async fn an_older_connection_does_not_undo_the_newer_one_s_lease() {
 async fn a_delete_ends_an_add_that_waits_and_refuses_the_late_one() {
     let node = Arc::new(Node::default());
     let all = endpoints(&node);
+    let late = asked();
     let waiting = tokio::spawn({
         let all = Arc::clone(&all);
-        async move { all.lease(&key("a"), Some(pod()), soon(), &CancellationToken::new()).await }
+        async move { all.lease(&key("a"), asked(), &CancellationToken::new()).await }
     });
     while all.registry_len() == 0 {
         tokio::task::yield_now().await;
@@ -311,10 +322,28 @@ async fn a_delete_ends_an_add_that_waits_and_refuses_the_late_one() {
     let refusal = waiting.await.expect("no panic").expect_err("it was deleted");
     assert_eq!(refusal.reason, rpc::reason::SANDBOX_DELETED);
     node.give(5);
-    let late = all.lease(&key("a"), Some(pod()), soon(), &CancellationToken::new()).await;
-    assert_eq!(late.expect_err("it was deleted").reason, rpc::reason::SANDBOX_DELETED);
+    for begun_ns in [late.begun_ns, 0] {
+        let asked = Asked { begun_ns, ..late.clone() };
+        let refused =
+            all.lease(&key("a"), asked, &CancellationToken::new()).await.expect_err("it was deleted");
+        assert_eq!(refused.reason, rpc::reason::SANDBOX_DELETED);
+    }
     assert!(node.is_empty());
     assert_eq!(all.registry_len(), 0, "refused ADDs do not pile up");
+}
+
+#[tokio::test]
+async fn a_container_that_was_deleted_can_be_added_again() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    let late = asked();
+    added(&all, "a", 7).await;
+    all.release(&key("a")).await.expect("deleted");
+    node.give(6);
+    added(&all, "a", 8).await;
+    all.lease(&key("a"), late, &CancellationToken::new()).await.expect_err("it began before the DEL");
+    assert_eq!(node.filters.lock().unwrap().keys().copied().collect::<Vec<_>>(), [8], "the newer one runs");
 }
 
 #[tokio::test]
@@ -324,7 +353,7 @@ async fn a_plugin_that_dies_in_the_queue_leaves_nothing() {
     let gone = CancellationToken::new();
     let waiting = tokio::spawn({
         let (all, gone) = (Arc::clone(&all), gone.clone());
-        async move { all.lease(&key("a"), Some(pod()), soon(), &gone).await }
+        async move { all.lease(&key("a"), asked(), &gone).await }
     });
     while all.registry_len() == 0 {
         tokio::task::yield_now().await;
@@ -373,20 +402,6 @@ async fn a_delete_that_fails_can_be_repeated() {
     all.release(&key("a")).await.expect_err("the pool fails");
     all.release(&key("a")).await.expect("second try");
     assert!(node.is_empty());
-}
-
-#[tokio::test]
-async fn collection_releases_what_is_not_named() {
-    let node = Arc::new(Node::default());
-    node.give(5);
-    node.give(6);
-    let all = endpoints(&node);
-    added(&all, "a", 7).await;
-    added(&all, "b", 8).await;
-    let valid = [("b".to_owned(), "eth0".to_owned())];
-    assert_eq!(all.collect("aws-cni", &valid).await.expect("nothing fails"), 1);
-    assert_eq!(all.collect("another", &[]).await.expect("nothing fails"), 0);
-    assert_eq!(all.view().len(), 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Instant;
 use rpc::{Leased, PodRef, Refusal, SandboxKey, code, reason};
 use tokio_util::sync::CancellationToken;
 
+use super::orphans::Orphans;
 use super::registry::{EndpointView, Entry, Phase, Registry, Sandbox};
 use super::{Addresses, Endpoint, Enforcement, HostEnd, Ports, Wiring};
 
@@ -25,9 +26,23 @@ pub struct Endpoints<A, W, E> {
     pub(super) ports: Ports<A, W, E>,
     pub(super) shape: Shape,
     pub(super) registry: Registry,
+    pub(super) orphans: Orphans,
     next_add: AtomicU64,
     /// The last observed state of every sandbox, for people; the truth is behind each entry's turn.
     views: Mutex<std::collections::BTreeMap<SandboxKey, EndpointView>>,
+}
+
+/// What an ADD asks for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The pod, where the runtime names one.
+    pub pod: Option<PodRef>,
+    /// As in [`Endpoint`].
+    pub egress_shaped: bool,
+    /// When the plugin was started ([`rpc::monotonic_ns`]); 0 where it does not tell.
+    pub begun_ns: u64,
+    /// Until when it waits.
+    pub deadline: Instant,
 }
 
 /// An ADD that was leased and is not yet attached: its connection holds this.
@@ -44,6 +59,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             ports,
             shape,
             registry: Registry::default(),
+            orphans: Orphans::default(),
             next_add: AtomicU64::new(1),
             views: Mutex::default(),
         }
@@ -58,12 +74,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
     pub async fn lease(
         &self,
         key: &SandboxKey,
-        pod: Option<PodRef>,
-        deadline: Instant,
+        asked: Asked,
         gone: &CancellationToken,
     ) -> Result<(Leased, Provisional), Refusal> {
         let entry = self.registry.entry(key);
-        let leased = self.lease_in_turn(&entry, key, pod, deadline, gone).await;
+        let leased = self.lease_in_turn(&entry, key, asked, gone).await;
         if leased.is_err() {
             self.registry.forget(key, entry);
         }
@@ -74,12 +89,12 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         &self,
         entry: &Entry,
         key: &SandboxKey,
-        pod: Option<PodRef>,
-        deadline: Instant,
+        asked: Asked,
         gone: &CancellationToken,
     ) -> Result<(Leased, Provisional), Refusal> {
+        let Asked { pod, egress_shaped, begun_ns, deadline } = asked;
         let cancelled = entry.begin_add();
-        if self.registry.is_buried(key, Instant::now()) {
+        if self.registry.is_buried(key, begun_ns) {
             return Err(deleted(key));
         }
         let mut turn = tokio::select! {
@@ -108,13 +123,17 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
                 pod_mac,
                 add,
                 adopted: false,
+                egress_shaped,
+                begun_ns,
                 endpoint: None,
             });
         }
         let Some(sandbox) = turn.as_mut() else { return Err(deleted(key)) };
         if sandbox.endpoint.is_none() {
             sandbox.add = add;
+            sandbox.egress_shaped = egress_shaped;
         }
+        sandbox.begun_ns = begun_ns;
         self.show(key, sandbox);
         let leased = Leased {
             addresses: vec![sandbox.grant.address],
@@ -142,7 +161,8 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         let entry = self.registry.entry(key);
         let cancelled = entry.begin_add();
         let mut turn = entry.turn.lock().await;
-        if cancelled.is_cancelled() || self.registry.is_buried(key, Instant::now()) {
+        let begun_ns = turn.as_ref().map_or(u64::MAX, |sandbox| sandbox.begun_ns);
+        if cancelled.is_cancelled() || self.registry.is_buried(key, begun_ns) {
             return Err(deleted(key));
         }
         let Some(sandbox) = turn.as_mut() else {
@@ -180,6 +200,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
                 host_mac: sandbox.host_mac,
                 pod_mac: sandbox.pod_mac,
             },
+            egress_shaped: sandbox.egress_shaped,
         };
         match self.put_in_force(sandbox, &endpoint).await {
             Ok(()) => {
@@ -230,10 +251,18 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
     /// Releases what has this very key; also tells whether there was anything.
     pub(super) async fn release_by_key(&self, key: &SandboxKey) -> (bool, Result<(), Refusal>) {
         let entry = self.registry.entry(key);
-        self.registry.bury(key, Instant::now());
+        self.registry.bury(key);
         entry.cancel_add();
         let mut turn = entry.turn.lock().await;
         let known = turn.is_some();
+        let outcome = self.undo(key, &mut turn).await;
+        drop(turn);
+        self.registry.forget(key, entry);
+        (known, outcome)
+    }
+
+    /// Takes everything of `key` away, whose turn it is. Errors do not stop it.
+    pub(super) async fn undo(&self, key: &SandboxKey, turn: &mut Option<Sandbox>) -> Result<(), Refusal> {
         let mut first_error = None;
         if let Some(Sandbox { grant, endpoint: Some(endpoint), .. }) = turn.as_ref() {
             first_error = self.ports.wiring.remove_pod(grant, &endpoint.end).await.err();
@@ -250,10 +279,8 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
                 first_error.get_or_insert(refusal);
             }
         }
-        drop(turn);
         self.hide(key);
-        self.registry.forget(key, entry);
-        (known, first_error.map_or(Ok(()), Err))
+        first_error.map_or(Ok(()), Err)
     }
 
     /// The connection of an ADD ended before its attach was answered.
@@ -300,26 +327,45 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         Ok(())
     }
 
-    /// GC: releases every sandbox of `network` that is not in `valid`; returns how many.
+    /// GC: releases every sandbox of `network` that is not in `valid`, but for those whose ADD began after the GC
+    /// did; returns how many, and their host ends, which are still there where their namespace is.
     ///
     /// # Errors
     ///
     /// The first release that failed; the others were tried all the same.
-    pub async fn collect(&self, network: &str, valid: &[(String, String)]) -> Result<u32, Refusal> {
-        let (mut released, mut first_error) = (0, None);
-        for (key, _) in self.registry.entries() {
+    pub async fn collect(
+        &self,
+        network: &str,
+        valid: &[(String, String)],
+        begun_ns: u64,
+    ) -> Result<(u32, Vec<HostEnd>), Refusal> {
+        self.orphans.collected(network, valid);
+        let (mut released, mut ends, mut first_error) = (0, Vec::new(), None);
+        for (key, entry) in self.registry.entries() {
             let lives = valid.iter().any(|(id, ifname)| *id == key.container_id && *ifname == key.ifname);
             if key.network != network || lives {
                 continue;
             }
-            match self.release(&key).await {
-                Ok(()) => released += 1,
+            // An ADD or a DEL has its turn now: no sandbox that was forgotten.
+            let Ok(mut turn) = entry.turn.try_lock() else { continue };
+            let stale = turn.as_ref().filter(|sandbox| begun_ns == 0 || sandbox.begun_ns <= begun_ns);
+            let Some(sandbox) = stale else { continue };
+            let end = sandbox.endpoint.as_ref().map(|endpoint| endpoint.end.clone());
+            self.registry.bury(&key);
+            tracing::info!(sandbox = %key, "the runtime does not know it any more; it is released");
+            match self.undo(&key, &mut turn).await {
+                Ok(()) => {
+                    released += 1;
+                    ends.extend(end);
+                }
                 Err(refusal) => {
                     first_error.get_or_insert(refusal);
                 }
             }
+            drop(turn);
+            self.registry.forget(&key, entry);
         }
-        first_error.map_or(Ok(released), Err)
+        first_error.map_or(Ok((released, ends)), Err)
     }
 
     /// Every sandbox as it was last seen.

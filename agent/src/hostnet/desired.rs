@@ -43,6 +43,8 @@ pub struct PodRoute {
     pub host_ifname: String,
     /// Index of that end.
     pub host_ifindex: u32,
+    /// Ethernet address of the host's end, by which it is known when somebody renames it.
+    pub host_mac: Option<Mac>,
     /// Ethernet address of the pod's end, for a permanent neighbour entry; none for a pod that another plugin
     /// wired: it is asked by ARP.
     pub pod_mac: Option<Mac>,

@@ -1,7 +1,7 @@
 //! The host's network under one lock: what is wanted, and the sockets to make it so.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -9,19 +9,20 @@ use std::{
 use netlink::{
     Batch, Family, Mac, PROTOCOL, Socket,
     link::{self, Ipv4Conf, LinkChange},
+    monitor::Change,
     neighbour,
-    nft::{self, TableFamily},
+    nft::{self, Table},
     route,
-    rule::{self, Rule},
+    rule::{self, Mirror, Rule},
 };
 
+use tokio::sync::Notify;
+
 use super::{
-    Action, ActionKind, Desired, EniLink, Finding, HostNetError, NodeNet, PodRoute,
-    execute::execute,
-    observed::observe,
-    plan::plan_wanted,
+    HostNetError, NodeNet, PodRoute,
+    known::Known,
     sysctl,
-    wanted::{FROM_ENI, Wanted, is_of_pod, leads_from_pod, pod_neighbour, pod_route, pod_rules, wanted},
+    wanted::{Wanted, is_of_pod, leads_from_pod, pod_neighbour, pod_route, pod_rules},
 };
 use crate::cause::chain;
 
@@ -36,32 +37,6 @@ pub struct HostLink {
     pub pod_mac: Option<Mac>,
 }
 
-/// What a reconciliation did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Report {
-    /// What was done.
-    pub actions: Vec<Action>,
-    /// What is wanted and cannot be had now.
-    pub findings: Vec<Finding>,
-    /// How much of it had been there and was put back: somebody else removed or changed it.
-    pub repairs: BTreeMap<ActionKind, u64>,
-    /// Secondary ENIs whose links, routes and rules stand.
-    pub linked: BTreeSet<Mac>,
-    /// What the kernel refused; all else was done.
-    pub refused: Option<Refused>,
-}
-
-/// Steps that the kernel did not carry out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// What it said first, with its causes.
-    pub error: String,
-    /// What is still to be done, by a look at the kernel afterwards.
-    pub left: Vec<Action>,
-    /// All of that is about secondary ENIs: these are not in [`Report::linked`], and nothing else suffers.
-    pub of_secondary_only: bool,
-}
-
 /// The host's network. Clones share it. Calls block for as long as the kernel takes (tens of microseconds, more
 /// while RTNL is held): call them from `spawn_blocking`.
 #[derive(Debug, Clone)]
@@ -71,28 +46,27 @@ pub struct HostNet {
     state: Arc<Mutex<State>>,
     /// What announcements of links are compared with, on tokio's own threads: held for an instant, never while the
     /// kernel is asked.
-    known: Arc<Mutex<KnownLinks>>,
+    known: Arc<Mutex<Known>>,
+    /// Asks [`super::keep`] for a reconciliation.
+    pub(super) wake: Arc<Notify>,
     /// Ports of our sockets: changes that were asked for on them are our own.
     ports: Arc<[u32]>,
-}
-
-/// Which links are pods'.
-#[derive(Debug, Default)]
-struct KnownLinks {
-    veth_prefix: Option<String>,
-    pods: BTreeMap<IpAddr, u32>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) route: Socket,
-    nft: Socket,
-    node: Option<NodeNet>,
-    pods: BTreeMap<IpAddr, PodRoute>,
+    pub(super) nft: Socket,
+    /// IPv4 rules of all programs: an ADD or a DEL has to know those of its address.
+    rules: Mirror,
+    pub(super) node: Option<NodeNet>,
+    pub(super) pods: BTreeMap<IpAddr, PodRoute>,
     /// Every pod that survived an agent's restart was added again: what belongs to no pod may go.
-    pods_complete: bool,
+    pub(super) pods_complete: bool,
+    /// The table as it was put last, and what the kernel showed of it then.
+    pub(super) shown: Option<(Table, nft::Observed)>,
     /// What was in force when we last looked or changed something: what of it is missing now was taken away.
-    installed: Wanted,
+    pub(super) installed: Wanted,
 }
 
 impl HostNet {
@@ -111,15 +85,17 @@ impl HostNet {
         let state = State {
             route,
             nft,
+            rules: Mirror::open(Family::V4)?,
             node: None,
             pods: BTreeMap::new(),
             pods_complete: false,
+            shown: None,
             installed: Wanted::default(),
         };
-        Ok(Self { state: Arc::new(Mutex::new(state)), known: Arc::default(), ports })
+        Ok(Self { state: Arc::new(Mutex::new(state)), known: Arc::default(), wake: Arc::default(), ports })
     }
 
-    fn known(&self) -> MutexGuard<'_, KnownLinks> {
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -154,7 +130,7 @@ impl HostNet {
         let mut batch = Batch::new();
         // What another pod with this address left, on another ENI or by another plugin, would lead it astray.
         let rules = pod_rules(pod);
-        for rule in rules_of(&mut state.route, pod.address)?.iter().filter(|rule| !rules.contains(rule)) {
+        for rule in state.rules_of(pod.address)?.iter().filter(|rule| !rules.contains(rule)) {
             rule::delete(&mut batch, rule);
         }
         let forwarding = vec![(Ipv4Conf::Forwarding, 1)];
@@ -170,12 +146,12 @@ impl HostNet {
             Ok(_) => {
                 state.installed.pod(pod);
                 state.pods.insert(pod.address, pod.clone());
-                self.known().pods.insert(pod.address, pod.host_ifindex);
+                self.known().add(pod);
                 Ok(())
             }
             Err(error) => {
                 state.pods.remove(&pod.address);
-                self.known().pods.remove(&pod.address);
+                self.known().remove(pod.address);
                 // The first error counts; what cannot be undone now is undone by the next reconciliation.
                 let _ = state.route.run(removal(pod));
                 Err(error.into())
@@ -188,7 +164,7 @@ impl HostNet {
     pub fn adopt_pod(&self, pod: &PodRoute) -> Option<u32> {
         let mut state = self.lock();
         let table = pod.table.or_else(|| {
-            let standing = rules_of(&mut state.route, pod.address).unwrap_or_else(|error| {
+            let standing = state.rules_of(pod.address).unwrap_or_else(|error| {
                 tracing::warn!(address = %pod.address, error = chain(&error), "the pod's rules cannot be read");
                 Vec::new()
             });
@@ -198,7 +174,7 @@ impl HostNet {
             leading.first().map(|rule| rule.table)
         });
         state.pods.insert(pod.address, PodRoute { table, ..pod.clone() });
-        self.known().pods.insert(pod.address, pod.host_ifindex);
+        self.known().add(pod);
         table
     }
 
@@ -215,7 +191,7 @@ impl HostNet {
         let pod = pod.clone();
         let (rules, mut batch) = (pod_rules(&pod), Batch::new());
         rules.iter().for_each(|rule| rule::add(&mut batch, rule));
-        let standing = rules_of(&mut state.route, address)?;
+        let standing = state.rules_of(address)?;
         for rule in standing.iter().filter(|rule| leads_from_pod(rule, address) && !rules.contains(rule)) {
             rule::delete(&mut batch, rule);
         }
@@ -237,8 +213,8 @@ impl HostNet {
             return Ok(());
         }
         state.pods.remove(&pod.address);
-        self.known().pods.remove(&pod.address);
-        let standing = rules_of(&mut state.route, pod.address);
+        self.known().remove(pod.address);
+        let standing = state.rules_of(pod.address);
         let mut batch = removal(pod);
         for rule in standing.iter().flatten() {
             rule::delete(&mut batch, rule);
@@ -248,9 +224,10 @@ impl HostNet {
     }
 
     /// Says that every pod that runs was added. Before that nothing is removed: after a restart the kernel still has
-    /// the routes of pods that are not known yet.
+    /// the routes of pods that are not known yet. What is left over goes at once where [`super::keep`] runs.
     pub fn pods_complete(&self) {
         self.lock().pods_complete = true;
+        self.wake.notify_one();
     }
 
     /// Looks up the host's end of a pod's veth pair.
@@ -263,100 +240,31 @@ impl HostNet {
         let Some(link) = link::by_name(&mut state.route, ifname)? else {
             return Ok(None);
         };
-        let entries = neighbour::list(&mut state.route, Family::V4)?;
-        let entry = entries.iter().find(|one| one.link == link.index && one.protocol == PROTOCOL);
+        let entries = neighbour::list_on(&mut state.route, Family::V4, link.index)?;
+        let entry = entries.iter().find(|one| one.protocol == PROTOCOL);
         Ok(Some(HostLink { ifindex: link.index, mac: link.mac, pod_mac: entry.map(|one| one.mac) }))
     }
 
-    /// Observes, plans, executes. Does nothing before [`Self::set_node`]. What the kernel refuses is in the report,
-    /// beside all that was done.
-    ///
-    /// # Errors
-    ///
-    /// Where the kernel cannot be asked.
-    pub fn reconcile(&self) -> Result<Report, HostNetError> {
-        let mut state = self.lock();
-        let State { route, nft, node: Some(node), pods, pods_complete, installed } = &mut *state else {
-            return Ok(Report { findings: vec![Finding::NotAsked], ..Report::default() });
-        };
-        let family = TableFamily::of(node.primary.primary_ip);
-        let desired = Desired { node: node.clone(), pods: pods.values().cloned().collect() };
-        let observed = observe(&desired, route, nft)?;
-        let mut wanted = wanted(&desired, &observed.links);
-        let steps = |wanted: &Wanted, observed| {
-            let mut actions = plan_wanted(wanted, observed);
-            if !*pods_complete {
-                actions.retain(|action| !action.removes());
-            }
-            actions
-        };
-        let mut actions = steps(&wanted, &observed);
-        let mut report = Report { findings: wanted.findings.clone(), ..Report::default() };
-        for action in actions.iter().filter(|action| installed.had(action)) {
-            *report.repairs.entry(action.kind()).or_default() += 1;
-        }
-        // Until all is done, nothing counts as put back.
-        *installed = Wanted::default();
-        let mut unlinked = BTreeSet::new();
-        if let Err(error) = execute(&actions, family, route, nft) {
-            // Which of them it refused, it says best itself.
-            let left = steps(&wanted, &observe(&desired, route, nft)?);
-            unlinked = enis_of(&left, &desired, &wanted);
-            let of_secondary_only = left.iter().all(|action| eni_of(action, &desired, &wanted).is_some());
-            actions.retain(|action| !left.contains(action));
-            wanted.forget(&left);
-            report.refused = Some(Refused { error: chain(&error), left, of_secondary_only });
-        }
-        report.actions = actions;
-        let has_link = |eni: &&EniLink| !report.findings.contains(&Finding::EniWithoutLink { mac: eni.mac });
-        let stands = |eni: &&EniLink| !unlinked.contains(&eni.mac);
-        let secondary = desired.node.secondary.iter().filter(has_link).filter(stands);
-        report.linked = secondary.map(|eni| eni.mac).collect();
-        *installed = wanted;
-        Ok(report)
+    /// Whether this change of somebody else's calls for [`Self::reconcile`]. Does not block.
+    pub(super) fn concerned_by(&self, change: &Change) -> bool {
+        self.known().concerned_by(change)
     }
 
-    /// Whether a change of this link may call for something. Pods' links come and go all the time, and what they
-    /// need comes by [`Self::add_pod`]; but one that is taken down loses its route without a word.
-    pub(super) fn concerns_link(&self, index: u32, name: &str, up: bool) -> bool {
-        let known = self.known();
-        let of_pods = known.veth_prefix.as_ref().is_some_and(|prefix| name.starts_with(prefix));
-        !of_pods || (!up && known.pods.values().any(|pod| *pod == index))
+    /// Whether the deletion of a pod may have begun with this change. Does not block.
+    pub(super) fn is_farewell(&self, change: &Change) -> bool {
+        self.known().is_farewell(change)
     }
 }
 
-/// The secondary ENI that a step is about; none for a step that concerns the node or a pod.
-fn eni_of(action: &Action, desired: &Desired, wanted: &Wanted) -> Option<Mac> {
-    let link = match action {
-        Action::ChangeLink(change) => Some(change.index),
-        Action::AddAddress(address) => Some(address.link),
-        Action::PutRoute(route) | Action::RemoveRoute(route) => route.link,
-        Action::AddRule(_)
-        | Action::RemoveRule(_)
-        | Action::PutNeighbour(_)
-        | Action::RemoveNeighbour(_)
-        | Action::PutTable(_)
-        | Action::RemoveTable => None,
-    };
-    let table = match action {
-        // A pod's rule names the same table, and is the pod's.
-        Action::AddRule(rule) if rule.priority == FROM_ENI => Some(rule.table),
-        _ => None,
-    };
-    let of = |eni: &&EniLink| {
-        link.is_some_and(|link| wanted.enis.get(&eni.mac) == Some(&link)) || table == Some(eni.table)
-    };
-    desired.node.secondary.iter().find(of).map(|eni| eni.mac)
-}
-
-fn enis_of(actions: &[Action], desired: &Desired, wanted: &Wanted) -> BTreeSet<Mac> {
-    actions.iter().filter_map(|action| eni_of(action, desired, wanted)).collect()
-}
-
-/// Every rule of a pod with this address, whoever made it.
-fn rules_of(socket: &mut Socket, address: IpAddr) -> Result<Vec<Rule>, HostNetError> {
-    let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
-    Ok(rule::list(socket, family)?.into_iter().filter(|rule| is_of_pod(rule, address)).collect())
+impl State {
+    /// Every rule of a pod with this address, whoever made it.
+    fn rules_of(&mut self, address: IpAddr) -> Result<Vec<Rule>, HostNetError> {
+        let of_pod = |rule: &&Rule| is_of_pod(rule, address);
+        if address.is_ipv4() {
+            return Ok(self.rules.rules(&mut self.route)?.iter().filter(of_pod).cloned().collect());
+        }
+        Ok(rule::list(&mut self.route, Family::V6)?.iter().filter(of_pod).cloned().collect())
+    }
 }
 
 fn removal(pod: &PodRoute) -> Batch {

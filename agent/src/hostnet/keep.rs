@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
-use netlink::{
-    PROTOCOL,
-    monitor::{Change, Changes},
-};
+use netlink::monitor::{Change, Changes};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{HostNet, HostNetError, Report};
 
 /// Changes come in swarms: one look at the state a little later does for all of them.
 const GATHER: Duration = Duration::from_millis(50);
-/// Without any change that is announced: sysctls are not.
+/// As long may a DEL take from the end of a pod's link to its end here: the kernel needs tens of milliseconds.
+const FAREWELL: Duration = Duration::from_millis(300);
+/// Without any change that is announced: a link's sysctls that are written by netlink are not.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Pause before the announcements are asked for again after they failed.
 const REOPEN: Duration = Duration::from_secs(1);
@@ -28,13 +27,17 @@ pub async fn keep(
     let mut changes = open(&hostnet);
     loop {
         let period = if changes.is_some() { PERIOD } else { REOPEN };
-        tokio::select! {
+        let called = tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(period) => {}
-            () = relevant(&hostnet, &mut changes) => gather(&mut changes).await,
-        }
+            () = tokio::time::sleep(period) => true,
+            () = hostnet.wake.notified() => true,
+            change = relevant(&hostnet, &mut changes) => gather(&hostnet, &mut changes, change).await,
+        };
         if changes.is_none() {
             changes = open(&hostnet);
+        }
+        if !called {
+            continue;
         }
         let worker = hostnet.clone();
         let outcome = tokio::task::spawn_blocking(move || worker.reconcile()).await;
@@ -42,14 +45,32 @@ pub async fn keep(
     }
 }
 
-/// Lets a swarm pass; what is announced until its end needs no look of its own.
-async fn gather(changes: &mut Option<Changes>) {
-    tokio::time::sleep(GATHER).await;
-    while let Some(stream) = changes {
-        match stream.next().now_or_never() {
-            Some(Some(_)) => {}
-            Some(None) => *changes = None,
-            None => return,
+/// Lets a swarm pass that begins with `first`, none for an end of the announcements; what is announced until its end
+/// needs no look of its own. Whether it calls for one at all: a link that went may have been of a pod that was
+/// deleted, as is known by now.
+async fn gather(hostnet: &HostNet, changes: &mut Option<Changes>, first: Option<Change>) -> bool {
+    let Some(first) = first else {
+        tokio::time::sleep(GATHER).await;
+        return true;
+    };
+    let due = |change: &Change| Instant::now() + if hostnet.is_farewell(change) { FAREWELL } else { GATHER };
+    let mut until = due(&first);
+    let mut heard = vec![(until, first)];
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {
+                heard.retain(|(_, change)| hostnet.concerned_by(change));
+                let Some(next) = heard.iter().map(|(due, _)| *due).min() else { return false };
+                if next <= Instant::now() {
+                    return true;
+                }
+                until = next;
+            }
+            change = relevant(hostnet, changes) => {
+                let Some(change) = change else { return true };
+                heard.push((due(&change), change));
+                until = heard.last().map_or(until, |(due, _)| until.min(*due));
+            }
         }
     }
 }
@@ -62,8 +83,9 @@ fn open(hostnet: &HostNet) -> Option<Changes> {
         .ok()
 }
 
-/// Ends with a change that may concern us; clears `changes` when announcements failed. Never without them.
-async fn relevant(hostnet: &HostNet, changes: &mut Option<Changes>) {
+/// Ends with a change that may concern us; or with none, and `changes` cleared, when announcements failed. Never
+/// without them.
+async fn relevant(hostnet: &HostNet, changes: &mut Option<Changes>) -> Option<Change> {
     let Some(stream) = changes else {
         return std::future::pending().await;
     };
@@ -71,24 +93,10 @@ async fn relevant(hostnet: &HostNet, changes: &mut Option<Changes>) {
         match stream.next().await {
             None => {
                 *changes = None;
-                return;
+                return None;
             }
-            Some(change) if concerns(hostnet, &change) => return,
+            Some(change) if hostnet.concerned_by(&change) => return Some(change),
             Some(_) => {}
         }
-    }
-}
-
-fn concerns(hostnet: &HostNet, change: &Change) -> bool {
-    match change {
-        Change::Link { index, name, up } => hostnet.concerns_link(*index, name, *up),
-        // A route of another's may stand in the place of ours now.
-        Change::Route { protocol, gone } => *gone == (*protocol == PROTOCOL),
-        Change::Rule { gone } => *gone,
-        Change::LinkGone { .. }
-        | Change::Address
-        | Change::NeighbourGone
-        | Change::Nftables
-        | Change::Lost => true,
     }
 }

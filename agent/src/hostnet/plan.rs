@@ -1,11 +1,10 @@
 //! The difference between what is wanted and what is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use netlink::{
     PROTOCOL, PROTOCOL_KERNEL, TABLE_MAIN,
     link::{Ipv4Conf, Link, LinkChange},
-    nft,
     route::{Route, Scope},
 };
 
@@ -22,16 +21,18 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Action> {
 
 pub(super) fn plan_wanted(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     let mut actions = Vec::new();
+    let links: HashMap<u32, &Link> = observed.links.iter().map(|link| (link.index, link)).collect();
     for (index, settings) in &wanted.links {
-        let link = observed.links.iter().find(|link| link.index == *index);
+        let link = links.get(index);
         actions.extend(link.and_then(|link| change(link, settings)).map(Action::ChangeLink));
     }
     plan_addresses(wanted, observed, &mut actions);
     let stale_routes = plan_routes(wanted, observed, &mut actions);
-    let new_neighbours =
-        wanted.neighbours.iter().filter(|neighbour| !observed.neighbours.contains(neighbour));
+    let present: HashSet<_> = observed.neighbours.iter().collect();
+    let new_neighbours = wanted.neighbours.iter().filter(|neighbour| !present.contains(neighbour));
     actions.extend(new_neighbours.cloned().map(Action::PutNeighbour));
-    let new_rules = wanted.rules.iter().filter(|rule| !observed.rules.contains(rule));
+    let present: HashSet<_> = observed.rules.iter().collect();
+    let new_rules = wanted.rules.iter().filter(|rule| !present.contains(rule));
     actions.extend(new_rules.cloned().map(Action::AddRule));
     actions.extend(plan_table(wanted, observed));
 
@@ -41,8 +42,8 @@ pub(super) fn plan_wanted(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     actions.extend(stale_routes.into_iter().map(Action::RemoveRoute));
     let ours = observed.neighbours.iter().filter(|neighbour| neighbour.protocol == PROTOCOL);
     // One of the same address that is replaced is not removed as well.
-    let kept = |link, address| wanted.neighbours.iter().any(|one| one.link == link && one.address == address);
-    let stale = ours.filter(|neighbour| !kept(neighbour.link, neighbour.address));
+    let kept: HashSet<_> = wanted.neighbours.iter().map(|one| (one.link, one.address)).collect();
+    let stale = ours.filter(|neighbour| !kept.contains(&(neighbour.link, neighbour.address)));
     actions.extend(stale.cloned().map(Action::RemoveNeighbour));
     actions
 }
@@ -80,8 +81,8 @@ fn plan_addresses(wanted: &Wanted, observed: &Observed, actions: &mut Vec<Action
 
 /// Plans what is new; returns what is stale.
 fn plan_routes(wanted: &Wanted, observed: &Observed, actions: &mut Vec<Action>) -> Vec<Route> {
-    let mut new: Vec<&Route> =
-        wanted.routes.iter().filter(|route| !observed.routes.contains(route)).collect();
+    let present: HashSet<_> = observed.routes.iter().collect();
+    let mut new: Vec<&Route> = wanted.routes.iter().filter(|route| !present.contains(route)).collect();
     // A gateway has to be reachable before a route leads by it.
     new.sort_by_key(|route| route.gateway.is_some());
     actions.extend(new.into_iter().cloned().map(Action::PutRoute));
@@ -116,7 +117,7 @@ fn is_unwanted_subnet(wanted: &Wanted, route: &Route) -> bool {
 
 fn plan_table(wanted: &Wanted, observed: &Observed) -> Option<Action> {
     match (&wanted.table, &observed.nftables) {
-        (Some(table), Some(present)) if *present == nft::Observed::expected(table) => None,
+        (Some(table), Some(present)) if present.is(table) => None,
         (Some(table), _) => Some(Action::PutTable(table.clone())),
         // Not known what is wanted (no link, no CIDR): what is there goes on.
         (None, Some(_)) if wanted.findings.is_empty() => Some(Action::RemoveTable),

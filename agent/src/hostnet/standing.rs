@@ -66,6 +66,15 @@ impl HostNet {
         Ok(standing)
     }
 
+    /// The link of this index, where there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel cannot be asked.
+    pub fn link(&self, ifindex: u32) -> Result<Option<link::Link>, HostNetError> {
+        Ok(link::by_index(&mut self.lock().route, ifindex)?)
+    }
+
     /// The Ethernet address behind `address` on a link, asked for by ARP where it is not known. Blocks until the
     /// answer comes, or for three seconds.
     ///
@@ -78,8 +87,8 @@ impl HostNet {
         let mut asked = false;
         loop {
             let mut state = self.lock();
-            let told = neighbour::told(&mut state.route, family)?;
-            if let Some(entry) = told.iter().find(|one| one.link == ifindex && one.address == address) {
+            let told = neighbour::told_on(&mut state.route, family, ifindex)?;
+            if let Some(entry) = told.iter().find(|one| one.address == address) {
                 return Ok(Some(entry.mac));
             }
             if !asked {

@@ -60,6 +60,7 @@ fn pod(number: u8, table: u32) -> PodRoute {
         address: Ipv4Addr::new(10, 20, 16, number).into(),
         host_ifname: format!("eni{number}"),
         host_ifindex: 100 + u32::from(number),
+        host_mac: Some(Mac([2, 8, 0, 0, 0, number])),
         pod_mac: Some(POD),
         table: Some(table),
     }
@@ -197,6 +198,16 @@ fn an_eni_without_link_is_awaited_and_a_pod_without_link_said() {
     let wanted = wanted::wanted(&desired(pods), &observed.links);
     let pod = Finding::PodWithoutLink { address: ip("10.20.16.7"), host_ifname: "eniother".into() };
     assert_eq!(wanted.findings, [Finding::EniWithoutLink { mac: SECONDARY }, pod]);
+}
+
+#[test]
+fn a_link_that_was_renamed_is_its_pod_s_still() {
+    let pods = vec![pod(7, 2)];
+    let mut observed = fresh(&pods);
+    settle(&desired(pods.clone()), &mut observed);
+    let link = observed.links.iter_mut().find(|link| link.index == pods[0].host_ifindex).expect("it exists");
+    (link.name, link.mac) = ("renamed0".into(), pods[0].host_mac);
+    assert_eq!(plan(&desired(pods), &observed), []);
 }
 
 #[test]

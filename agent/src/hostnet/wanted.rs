@@ -1,7 +1,7 @@
 //! What is wanted, in the kernel's terms.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -95,9 +95,9 @@ pub(super) fn wanted(desired: &Desired, links: &[Link]) -> Wanted {
             None => wanted.findings.push(Finding::EniWithoutLink { mac: eni.mac }),
         }
     }
+    let present: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
     for pod in &desired.pods {
-        // The index alone is not enough: the kernel gives it to another link some day.
-        if links.iter().any(|link| link.index == pod.host_ifindex && link.name == pod.host_ifname) {
+        if present.get(&pod.host_ifindex).is_some_and(|link| is_link_of(link, pod)) {
             wanted.pod(pod);
         } else {
             wanted
@@ -106,6 +106,12 @@ pub(super) fn wanted(desired: &Desired, links: &[Link]) -> Wanted {
         }
     }
     wanted
+}
+
+/// The index alone is not enough: the kernel gives it to another link some day. A link that was renamed is the pod's
+/// still.
+fn is_link_of(link: &Link, pod: &PodRoute) -> bool {
+    link.name == pod.host_ifname || (pod.host_mac.is_some() && link.mac == pod.host_mac)
 }
 
 /// The ENI's link: hardware before a VLAN or macvlan on top of it, which has the same address.
@@ -199,7 +205,7 @@ impl Wanted {
         rule.from.is_some_and(|from| self.undecided.contains(&from.ip()) && leads_from_pod(rule, from.ip()))
     }
 
-    /// Whether what `action` puts was in here: it is being put back.
+    /// Whether what `action` puts was in here, or what it removes was not: it is being put back.
     pub(super) fn had(&self, action: &Action) -> bool {
         match action {
             Action::ChangeLink(change) => self.links.contains_key(&change.index),
@@ -208,10 +214,11 @@ impl Wanted {
             Action::PutNeighbour(neighbour) => self.neighbours.contains(neighbour),
             Action::AddRule(rule) => self.rules.contains(rule),
             Action::PutTable(table) => self.table.as_ref() == Some(table),
-            Action::RemoveTable
-            | Action::RemoveRule(_)
-            | Action::RemoveRoute(_)
-            | Action::RemoveNeighbour(_) => false,
+            // The kernel's, that came back.
+            Action::RemoveRoute(route) => {
+                route.link.is_some_and(|link| self.unrouted.contains(&(link, route.destination)))
+            }
+            Action::RemoveTable | Action::RemoveRule(_) | Action::RemoveNeighbour(_) => false,
         }
     }
 

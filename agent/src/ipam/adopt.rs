@@ -14,6 +14,7 @@ use super::task::PoolTask;
 const UNKNOWN_ENI: &str = "unknown";
 
 /// What the last process left beside the pool's state.
+#[derive(Default)]
 pub(super) struct Left {
     /// Journal lines that are still open.
     pub(super) journal_lines: Vec<u64>,

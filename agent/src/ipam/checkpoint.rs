@@ -12,13 +12,16 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use ipam_core::{MacAddr, SandboxKey, Saved};
+use ipam_core::{EniId, History, MacAddr, Now, SandboxKey, Saved, SavedCooling, SavedEni};
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// The version of the file that this agent writes. It reads version 1, too,
 /// which had fewer fields; an agent of that time refuses what it cannot know.
 pub(super) const VERSION: u32 = 2;
-const FILE: &str = "pool.json";
+/// The file's name in the run directory.
+pub const FILE: &str = "pool.json";
 
 /// The checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +81,20 @@ pub(super) struct Content {
 struct Written<'a> {
     version: u32,
     boot_id: &'a str,
-    pool: &'a Saved,
+    pool: WrittenPool<'a>,
     adopted: &'a [AdoptedLease],
     adopting: bool,
+}
+
+/// [`Saved`], with leases whose text is known.
+#[derive(Serialize)]
+struct WrittenPool<'a> {
+    history: History,
+    leases: &'a [&'a RawValue],
+    cooling: &'a [SavedCooling],
+    gone: &'a [(IpNetwork, Now)],
+    buried: &'a [(EniId, Now)],
+    enis: &'a [SavedEni],
 }
 
 #[derive(Deserialize)]
@@ -144,17 +158,27 @@ impl Checkpoint {
         })
     }
 
-    /// Replaces the file. Blocking, and meant to be: on a tmpfs it takes some
-    /// fifty microseconds, and nothing may be told to anyone before it is done.
-    pub(super) fn write(&self, content: &Content) -> Result<(), CheckpointError> {
-        let wrong = |source| CheckpointError::Write { path: self.path.clone(), source };
+    /// The file's text: `content`, whose leases are those of `leases`.
+    pub(super) fn text(&self, content: &Content, leases: &[&RawValue]) -> Result<Vec<u8>, CheckpointError> {
         let Content { pool, adopted, adopting } = content;
+        let Saved { history, leases: _, cooling, gone, buried, enis } = pool;
+        let pool = WrittenPool { history: *history, leases, cooling, gone, buried, enis };
         let document =
             Written { version: VERSION, boot_id: &self.boot_id, pool, adopted, adopting: *adopting };
-        let text = serde_json::to_vec(&document).map_err(|error| wrong(error.into()))?;
+        serde_json::to_vec(&document).map_err(|error| self.unwritten(error.into()))
+    }
+
+    pub(super) fn unwritten(&self, source: io::Error) -> CheckpointError {
+        CheckpointError::Write { path: self.path.clone(), source }
+    }
+
+    /// Replaces the file. Blocking, and meant to be: on a tmpfs it takes some
+    /// fifty microseconds, and nothing may be told to anyone before it is done.
+    pub(super) fn write(&self, text: &[u8]) -> Result<(), CheckpointError> {
+        let wrong = |source| self.unwritten(source);
         let fresh = self.path.with_extension("json.new");
         let mut file = File::create(&fresh).map_err(wrong)?;
-        file.write_all(&text).map_err(wrong)?;
+        file.write_all(text).map_err(wrong)?;
         // Free on a tmpfs; right where an operator put the directory on disk.
         file.sync_all().map_err(wrong)?;
         fs::rename(&fresh, &self.path).map_err(wrong)
@@ -165,6 +189,14 @@ impl Checkpoint {
 mod tests {
     use super::{AdoptedLease, Checkpoint, CheckpointError, Content, Found};
     use ipam_core::{MacAddr, SandboxKey};
+    use serde_json::value::to_raw_value;
+
+    fn write(checkpoint: &Checkpoint, content: &Content) {
+        let leases: Vec<_> =
+            content.pool.leases.iter().map(|lease| to_raw_value(lease).expect("serialisable")).collect();
+        let leases: Vec<_> = leases.iter().map(|text| &**text).collect();
+        checkpoint.write(&checkpoint.text(content, &leases).expect("serialisable")).expect("writable");
+    }
 
     #[test]
     fn comes_back_in_the_same_boot_only() {
@@ -174,7 +206,7 @@ mod tests {
         let key = SandboxKey { network: "aws-cni".into(), container_id: "c1".into(), ifname: "eth0".into() };
         let adopted = vec![AdoptedLease { key, host_mac: MacAddr([2; 6]) }];
         let content = Content { adopted, adopting: true, ..Content::default() };
-        checkpoint.write(&content).expect("writable");
+        write(&checkpoint, &content);
         assert_eq!(checkpoint.read().expect("readable"), Found::Content(content));
         let next_boot = Checkpoint::new(dir.path(), "boot-2");
         assert_eq!(next_boot.read().expect("readable"), Found::Nothing);
@@ -233,7 +265,7 @@ mod tests {
         assert_eq!((pool.enis[0].foreign, pool.enis[0].missing_since), (None, None));
 
         // It is written back as this version, which holds the same.
-        checkpoint.write(&content).expect("writable");
+        write(&checkpoint, &content);
         let text = std::fs::read_to_string(dir.path().join("pool.json")).expect("readable");
         assert!(text.starts_with("{\"version\":2,"), "{text}");
         assert_eq!(checkpoint.read().expect("readable"), Found::Content(content));

@@ -164,6 +164,7 @@ impl LeaseError {
 pub struct Pool {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     view: watch::Receiver<Arc<PoolView>>,
+    noted: watch::Receiver<u64>,
     tickets: Arc<AtomicU64>,
     past: Past,
 }
@@ -252,9 +253,11 @@ impl Pool {
             adopted: adopted.into_iter().map(|lease| (lease.key, lease.host_mac)).collect(),
             adopting: past != Past::Known,
         };
-        let task = PoolTask::new(state, config.targets, clock, checkpoint, executor, imds, shown, left);
+        let (telling, noted) = watch::channel(0);
+        let task =
+            PoolTask::new(state, config.targets, clock, checkpoint, executor, imds, shown, left, telling);
         tokio::spawn(task.run(inbox));
-        Ok(Self { commands, view, tickets: Arc::default(), past })
+        Ok(Self { commands, view, noted, tickets: Arc::default(), past })
     }
 
     /// An address for a sandbox, provisional until [`Self::commit`]. Waits in
@@ -316,6 +319,11 @@ impl Pool {
     /// What there is to see, and its changes.
     pub fn view(&self) -> watch::Receiver<Arc<PoolView>> {
         self.view.clone()
+    }
+
+    /// Changes with every change of the leases on file, from the moment on when every pod that runs has one.
+    pub fn noted(&self) -> watch::Receiver<u64> {
+        self.noted.clone()
     }
 
     /// The kernel shows the link of the ENI with this MAC address and the

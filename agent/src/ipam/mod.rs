@@ -13,24 +13,28 @@
 mod adopt;
 mod checkpoint;
 mod clock;
+mod draft;
 mod execute;
 mod handle;
 mod incumbent;
 mod journal;
+mod on_file;
 mod task;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub use checkpoint::CheckpointError;
+pub use checkpoint::FILE as CHECKPOINT_FILE;
 pub use clock::{BootClock, ClockError};
 pub use handle::{
     Adopted, Adoption, LeaseError, LeaseRequest, Past, Pool, PoolConfig, StartError, StateDirs,
 };
-pub use incumbent::{Allocation, Incumbent, IncumbentError};
+pub use incumbent::{Allocation, Incumbent, IncumbentError, document};
 pub use journal::JournalError;
+pub use on_file::{OnFile, OnFileError};
 pub use view::{
     AddressCounts, EniPhase, EniView, Hindrance, LastFailure, PoolView, Reach, Reconciled, TruthView,
 };
 
-pub use ipam_core::{EniId, Grant, MacAddr, PodRef, Refusal, SandboxKey, Targets};
+pub use ipam_core::{EniId, Grant, Lease, MacAddr, Now, PodRef, Refusal, SandboxKey, Targets};

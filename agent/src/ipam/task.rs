@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::adopt::{Left, is_on_ours};
-use super::checkpoint::{Checkpoint, Content};
+use super::checkpoint::{Checkpoint, CheckpointError};
 use super::clock::BootClock;
+use super::draft::{self, Draft};
 use super::execute::{Ended, Executor, chain};
 use super::handle::{Adopted, Adoption, LeaseError, LeaseRequest};
 use super::view::{LastFailure, PoolView, Reconciled};
@@ -80,7 +81,11 @@ pub(super) struct PoolTask {
     /// The ticket to which each provisional lease was given.
     given: HashMap<SandboxKey, u64>,
     answers: Vec<Answer>,
-    written: Content,
+    draft: Draft,
+    /// The checkpoint's text.
+    written: Vec<u8>,
+    /// Counts what was written once every pod that runs had its lease.
+    noted: watch::Sender<u64>,
     work: JoinSet<Work>,
     /// Which action a task executes, for one that dies.
     running: BTreeMap<tokio::task::Id, (IntentId, Operation)>,
@@ -101,11 +106,14 @@ impl PoolTask {
         imds: Arc<dyn EniListing>,
         shown: watch::Sender<Arc<PoolView>>,
         left: Left,
+        noted: watch::Sender<u64>,
     ) -> Self {
         Self {
             state,
             targets,
             clock,
+            draft: Draft::default(),
+            written: draft::blank(&checkpoint),
             checkpoint,
             executor,
             imds,
@@ -114,7 +122,7 @@ impl PoolTask {
             askers: HashMap::new(),
             given: HashMap::new(),
             answers: Vec::new(),
-            written: Content::default(),
+            noted,
             work: JoinSet::new(),
             running: BTreeMap::new(),
             last_failure: None,
@@ -279,11 +287,11 @@ impl PoolTask {
     /// The checkpoint first, then the answers that rest on it.
     fn write_and_answer(&mut self) {
         let answers = std::mem::take(&mut self.answers);
-        let content = self.left.content(self.state.save());
-        let outcome = if content == self.written { Ok(()) } else { self.checkpoint.write(&content) };
-        match outcome {
-            Ok(()) => {
-                self.written = content;
+        match self.write() {
+            Ok(changed) => {
+                if !self.left.adopting && changed {
+                    self.noted.send_modify(|count| *count += 1);
+                }
                 for answer in answers {
                     self.answer(answer);
                 }
@@ -296,6 +304,17 @@ impl PoolTask {
                 }
             }
         }
+    }
+
+    /// Brings the checkpoint up to date; tells whether it was not.
+    fn write(&mut self) -> Result<bool, CheckpointError> {
+        let text = self.draft.text(&self.checkpoint, &self.state, &self.left)?;
+        if text == self.written {
+            return Ok(false);
+        }
+        self.checkpoint.write(&text)?;
+        self.written = text;
+        Ok(true)
     }
 
     fn answer(&mut self, answer: Answer) {

@@ -16,7 +16,7 @@ use super::error::{Error, ErrorClass};
 use super::event::{EventSpec, Publisher};
 use super::node::NodeFacts;
 use super::object::PodLite;
-use super::table::{Update, Waiting};
+use super::table::{Incumbents, Update, Waiting};
 use super::watch::WatchStatus;
 
 /// The cluster at one moment.
@@ -82,6 +82,7 @@ pub struct ClusterHandle {
     pub(super) snapshot: watch::Receiver<Snapshot>,
     pub(super) updates: mpsc::Sender<Update>,
     pub(super) waiting: watch::Receiver<Option<Waiting>>,
+    pub(super) incumbents: watch::Receiver<Option<Incumbents>>,
     pub(super) status: Arc<[watch::Receiver<WatchStatus>]>,
     pub(super) events: Publisher,
     pub(super) eni_configs: Option<EniConfigWatch>,
@@ -108,6 +109,11 @@ impl ClusterHandle {
     /// until all pods were listed.
     pub fn waiting(&self) -> watch::Receiver<Option<Waiting>> {
         self.waiting.clone()
+    }
+
+    /// Pods of aws-node's DaemonSet on this node; None until all pods were listed.
+    pub fn incumbents(&self) -> watch::Receiver<Option<Incumbents>> {
+        self.incumbents.clone()
     }
 
     /// Whether every kind was listed whole since the start.

@@ -30,7 +30,7 @@ pub use handle::{ClusterHandle, PodError, Snapshot};
 pub use lease::{LeaseClient, LeaseState, LeaseWrite};
 pub use node::NodeFacts;
 pub use start::{Driver, Options, start};
-pub use table::{Fleet, Waiting};
+pub use table::{Fleet, Incumbents, Waiting};
 pub use watch::{WatchPace, WatchStatus};
 
 #[cfg(test)]

@@ -37,6 +37,18 @@ pub(super) struct Meta {
     pub(super) labels: Map,
     #[serde(deserialize_with = "nullable")]
     pub(super) annotations: Annotations,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) owner_references: Vec<Owner>,
+}
+
+/// What an object belongs to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Owner {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) kind: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) name: String,
 }
 
 /// The annotations that matter.

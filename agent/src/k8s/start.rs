@@ -9,7 +9,7 @@ use super::eniconfig::{self, EniConfigWatch};
 use super::event::{Publisher, publish};
 use super::handle::{ClusterHandle, GATHER, GATHER_AT_MOST, Snapshot};
 use super::object::Object;
-use super::table::{Fleet, KINDS, Table, Update, Waiting};
+use super::table::{Fleet, Incumbents, KINDS, Table, Update, Waiting};
 use super::watch::{Change, Sink, WatchPace, WatchStatus, Watcher};
 
 /// Updates on their way to the table. When it is full the watches wait, and the server
@@ -87,10 +87,19 @@ pub fn start(client: Client, options: Options) -> (ClusterHandle, Driver) {
     let Watches { options, .. } = watches;
     let table = Table::new(&options.node, options.service_cidrs, options.fleet);
     let (told, waiting) = watch::channel(None);
-    tasks.spawn(keep(table, inbox, snapshots, told));
+    let (named, incumbents) = watch::channel(None);
+    tasks.spawn(keep(table, inbox, snapshots, told, named));
     tasks.spawn(publish(client.clone(), options.node, outbox));
-    let handle =
-        ClusterHandle { client, snapshot, updates, status: status.into(), events, eni_configs, waiting };
+    let handle = ClusterHandle {
+        client,
+        snapshot,
+        updates,
+        status: status.into(),
+        events,
+        eni_configs,
+        waiting,
+        incumbents,
+    };
     (handle, Driver(tasks))
 }
 
@@ -154,6 +163,7 @@ async fn keep(
     mut inbox: mpsc::Receiver<Update>,
     shown: watch::Sender<Snapshot>,
     told: watch::Sender<Option<Waiting>>,
+    named: watch::Sender<Option<Incumbents>>,
 ) {
     while let Some(first) = inbox.recv().await {
         let mut different = table.apply(first);
@@ -173,6 +183,9 @@ async fn keep(
         // Not a part of the snapshot: policy must not be compiled anew for it.
         if let Some(waiting) = table.waiting() {
             told.send_replace(Some(waiting));
+        }
+        if let Some(incumbents) = table.incumbents() {
+            named.send_replace(Some(incumbents));
         }
         // Before everything was listed once, half a cluster is not worth compiling.
         if different && table.is_complete() {

@@ -6,6 +6,7 @@
 
 mod enforcer;
 mod explain;
+mod filters;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -29,6 +30,28 @@ pub struct Binding {
     pub end: HostEnd,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The bandwidth plugin will put an `ingress` qdisc on the link.
+    pub egress_shaped: bool,
+}
+
+/// What stands on a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Both filters, with the slot of the binding.
+    pub ours: bool,
+    /// The node agent's filters, of which ours take the place.
+    pub incumbent: bool,
+    /// What runs before ours and may let packets past them.
+    pub foreign: Vec<String>,
+}
+
+/// Links on which something changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// These, by index.
+    Links(BTreeSet<u32>),
+    /// Perhaps all.
+    Any,
 }
 
 /// Packets of one direction and reason since the maps were made.
@@ -75,22 +98,35 @@ pub trait Kernel: Send + 'static {
     /// Where a map is full or cannot be written; entries before the failing one stay, and the step may be
     /// repeated.
     fn apply(&mut self, step: &Step) -> Result<(), KernelError>;
-    /// Puts both filters on the link, or replaces them in place.
+    /// Puts both filters on the link, or replaces them in place; those of the node agent go. Returns what runs before
+    /// ours.
     ///
     /// # Errors
     ///
     /// Where the link is gone or something else holds the place.
-    fn attach(&mut self, binding: &Binding) -> Result<(), KernelError>;
-    /// Whether both filters stand on the link, with its slot.
+    fn attach(&mut self, binding: &Binding) -> Result<Vec<String>, KernelError>;
+    /// Flows that run through the links of these slots are made known to the maps, to run on until policy changes.
+    /// Returns how many were not known.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not tell its flows, or the map cannot be written.
+    fn inherit(&mut self, slots: &BTreeSet<u32>) -> Result<usize, KernelError>;
+    /// What stands on the link.
     ///
     /// # Errors
     ///
     /// Where the kernel cannot be asked.
-    fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError>;
+    fn look(&mut self, binding: &Binding) -> Result<Survey, KernelError>;
+    /// Where somebody else changed filters since the last call.
+    fn touched(&mut self) -> Touched;
+    /// Removes what outlived its link: pins, of the node agent too.
+    fn tidy(&mut self);
     /// Whether the link is there.
     fn lives(&mut self, ifindex: u32) -> bool;
-    /// Forgets a link. While it is there its filters stay: their slot is empty, so they drop everything.
-    fn forget(&mut self, ifindex: u32);
+    /// Forgets a link. While it is there its filters stay: their slot is empty, so they drop everything. Returns
+    /// whether something is left that has to go once the link is gone.
+    fn forget(&mut self, ifindex: u32) -> bool;
     /// Links that live and have an endpoint in a slot that is not in `claimed`: pods whose leases were lost.
     ///
     /// # Errors

@@ -23,6 +23,16 @@ struct Maps {
     failing: Option<&'static str>,
     /// Links that take no filters.
     refusing: BTreeSet<u32>,
+    /// Links with the node agent's filters.
+    incumbent: BTreeSet<u32>,
+    /// Links with a filter of somebody's before ours.
+    foreign: BTreeMap<u32, String>,
+    /// Links on which something changed.
+    touched: BTreeSet<u32>,
+    /// Links that pins outlive.
+    pinned: BTreeSet<u32>,
+    /// How often a link was looked at.
+    looks: usize,
 }
 
 #[derive(Clone, Default)]
@@ -63,7 +73,7 @@ impl Kernel for Memory {
         Ok(())
     }
 
-    fn attach(&mut self, binding: &Binding) -> Result<(), KernelError> {
+    fn attach(&mut self, binding: &Binding) -> Result<Vec<String>, KernelError> {
         let mut maps = self.0.lock().unwrap();
         if maps.failing.take_if(|failing| *failing == "attach").is_some() {
             return Err("no such device".into());
@@ -72,20 +82,47 @@ impl Kernel for Memory {
             return Err("an ingress qdisc stands there".into());
         }
         maps.filters.insert(binding.end.ifindex, binding.slot);
-        maps.log.push(format!("attach {}", binding.end.ifname));
-        Ok(())
+        maps.incumbent.remove(&binding.end.ifindex);
+        let shaped = if binding.egress_shaped { " beside a qdisc" } else { "" };
+        maps.log.push(format!("attach {}{shaped}", binding.end.ifname));
+        Ok(maps.foreign.get(&binding.end.ifindex).cloned().into_iter().collect())
     }
 
-    fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError> {
-        Ok(self.0.lock().unwrap().filters.get(&binding.end.ifindex) == Some(&binding.slot))
+    fn inherit(&mut self, slots: &BTreeSet<u32>) -> Result<usize, KernelError> {
+        let mut maps = self.0.lock().unwrap();
+        maps.log.push(format!("inherit {slots:?}"));
+        if maps.failing.take_if(|failing| *failing == "inherit").is_some() {
+            return Err("connections are not tracked".into());
+        }
+        Ok(1)
+    }
+
+    fn look(&mut self, binding: &Binding) -> Result<Survey, KernelError> {
+        let mut maps = self.0.lock().unwrap();
+        maps.looks += 1;
+        Ok(Survey {
+            ours: maps.filters.get(&binding.end.ifindex) == Some(&binding.slot),
+            incumbent: maps.incumbent.contains(&binding.end.ifindex),
+            foreign: maps.foreign.get(&binding.end.ifindex).cloned().into_iter().collect(),
+        })
+    }
+
+    fn touched(&mut self) -> Touched {
+        Touched::Links(std::mem::take(&mut self.0.lock().unwrap().touched))
+    }
+
+    fn tidy(&mut self) {
+        self.0.lock().unwrap().log.push("tidy".to_owned());
     }
 
     fn lives(&mut self, ifindex: u32) -> bool {
         !self.0.lock().unwrap().gone.contains(&ifindex)
     }
 
-    fn forget(&mut self, ifindex: u32) {
-        self.0.lock().unwrap().log.push(format!("forget {ifindex}"));
+    fn forget(&mut self, ifindex: u32) -> bool {
+        let mut maps = self.0.lock().unwrap();
+        maps.log.push(format!("forget {ifindex}"));
+        maps.pinned.contains(&ifindex)
     }
 
     fn unclaimed(&mut self, claimed: &BTreeSet<u32>) -> Result<Vec<String>, KernelError> {
@@ -145,6 +182,7 @@ fn endpoint(number: u16, name: &str) -> Endpoint {
             host_mac: [2; 6],
             pod_mac: [2; 6],
         },
+        egress_shaped: false,
     }
 }
 
@@ -273,7 +311,11 @@ async fn filters_that_somebody_removes_are_put_back_and_counted() {
     let enforcer = Enforcer::start(memory.clone(), Arc::new(World), metrics).expect("memory");
     enforcer.activate().await.expect("nothing to compile");
     enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
-    memory.0.lock().unwrap().filters.clear();
+    {
+        let mut maps = memory.0.lock().unwrap();
+        maps.filters.clear();
+        maps.touched.insert(101);
+    }
     enforcer.verify().await;
     assert_eq!(enforcer.slot_of(101).await, Slot::new(1));
     let text = crate::metrics::render(&registry).expect("memory");
@@ -349,4 +391,124 @@ async fn counters_reach_the_metrics() {
     enforcer.count().await;
     let text = crate::metrics::render(&registry).expect("memory");
     assert!(text.contains("tidepool_packets_total{direction=\"to_pod\",reason=\"allowed\"} 3"), "{text}");
+}
+
+#[tokio::test]
+async fn flows_of_pods_that_ran_before_are_known_before_their_filters_and_again_after() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.attach(endpoint(1, "web")).await.expect("adopted");
+    enforcer.attach(endpoint(2, "db")).await.expect("adopted");
+    // The second has ours already, from an agent before this one; of the first nothing is known.
+    memory.0.lock().unwrap().filters.insert(102, Slot::new(2).expect("a slot"));
+    enforcer.activate().await.expect("nothing fails");
+    let log = memory.log();
+    let steps: Vec<_> = log.iter().map(String::as_str).filter(|step| !step.starts_with("bind")).collect();
+    let place = |wanted: &str| steps.iter().position(|step| *step == wanted).expect(wanted);
+    assert!(place("inherit {1}") < place("attach eni1"), "{steps:?}");
+    assert!(steps.ends_with(&["attach eni1", "attach eni2", "inherit {1}", "tidy"]), "{steps:?}");
+    // A newcomer has no flows.
+    enforcer.attach(endpoint(3, "new")).await.expect("nothing fails");
+    assert!(memory.log().iter().all(|step| !step.starts_with("inherit")));
+}
+
+#[tokio::test]
+async fn a_pod_keeps_what_filters_it_has_while_its_flows_cannot_be_read() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.attach(endpoint(1, "web")).await.expect("adopted");
+    {
+        let mut maps = memory.0.lock().unwrap();
+        maps.incumbent.insert(101);
+        maps.failing = Some("inherit");
+    }
+    enforcer.activate().await.expect("it serves others");
+    let reasons = || {
+        let report = enforcer.report().borrow().clone();
+        let reasons = report.findings.iter().map(|finding| finding.reason);
+        reasons.filter(|reason| *reason != FindingReason::UnknownPod).collect::<Vec<_>>()
+    };
+    assert_eq!((enforcer.slot_of(101).await, reasons()), (None, vec![FindingReason::NotFiltered]));
+    assert!(memory.0.lock().unwrap().incumbent.contains(&101), "the node agent's stay");
+    enforcer.verify().await;
+    assert_eq!((enforcer.slot_of(101).await, reasons()), (Slot::new(1), vec![]));
+    assert!(memory.0.lock().unwrap().incumbent.is_empty());
+}
+
+#[tokio::test]
+async fn a_node_agent_that_comes_back_is_replaced_again() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    memory.log();
+    {
+        let mut maps = memory.0.lock().unwrap();
+        maps.incumbent.insert(101);
+        maps.touched.insert(101);
+    }
+    enforcer.verify().await;
+    assert_eq!(memory.log(), ["inherit {1}", "attach eni1", "inherit {1}", "tidy"]);
+}
+
+#[tokio::test]
+async fn filters_of_others_are_told_until_they_go_and_links_are_looked_at_only_when_they_change() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    let told = || {
+        let report = enforcer.report().borrow().clone();
+        let reasons = report.findings.iter().map(|finding| (finding.reason, finding.name.to_string()));
+        reasons.filter(|(reason, _)| *reason != FindingReason::UnknownPod).collect::<Vec<_>>()
+    };
+    let looks = || std::mem::take(&mut memory.0.lock().unwrap().looks);
+    enforcer.verify().await;
+    looks();
+    enforcer.verify().await;
+    assert_eq!((looks(), told()), (0, vec![]), "nothing changed");
+    {
+        let mut maps = memory.0.lock().unwrap();
+        maps.foreign.insert(101, "a filter of somebody".to_owned());
+        maps.touched.insert(101);
+    }
+    enforcer.verify().await;
+    assert_eq!((looks(), told()), (1, vec![(FindingReason::ForeignFilter, "web".to_owned())]));
+    enforcer.cluster_changed().await;
+    enforcer.verify().await;
+    assert_eq!(told().len(), 1, "still there");
+    {
+        let mut maps = memory.0.lock().unwrap();
+        maps.foreign.clear();
+        maps.touched.insert(101);
+    }
+    enforcer.verify().await;
+    assert_eq!(told(), vec![]);
+}
+
+#[tokio::test]
+async fn a_pod_that_the_bandwidth_plugin_will_shape_is_filtered_beside_its_qdisc() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(Endpoint { egress_shaped: true, ..endpoint(1, "web") }).await.expect("nothing fails");
+    assert!(memory.log().contains(&"attach eni1 beside a qdisc".to_owned()));
+}
+
+#[tokio::test]
+async fn what_a_link_leaves_behind_goes_after_the_link() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    memory.0.lock().unwrap().pinned.insert(101);
+    enforcer.detach(&endpoint(1, "web")).await;
+    let asked = || memory.log().into_iter().filter(|step| step == "forget 101").count();
+    assert_eq!(asked(), 1);
+    enforcer.verify().await;
+    assert_eq!(asked(), 1, "the link is still there");
+    memory.0.lock().unwrap().pinned.clear();
+    enforcer.verify().await;
+    enforcer.verify().await;
+    assert_eq!(asked(), 1, "and then nobody asks any more");
 }

@@ -5,17 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use policy_core::{
-    Cluster, Compiled, Compiler, CompilerOptions, Finding, FindingReason, LocalPod, ObjectKind, Step, Tables,
-};
+use policy_core::{Cluster, Compiled, Compiler, CompilerOptions, LocalPod, Step, Tables};
 use rpc::{Refusal, code};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::enforcer::PolicyReport;
+use super::filters::Filters;
 use super::{Binding, Kernel, KernelError};
 use crate::cause::chain;
 use crate::endpoint::{Endpoint, Slot};
-use crate::metrics::{Metrics, ReasonLabel};
+use crate::metrics::Metrics;
 
 type Reply = oneshot::Sender<Result<(), Refusal>>;
 
@@ -43,20 +42,15 @@ pub(super) enum Command {
 }
 
 pub(super) struct Worker<K> {
-    kernel: K,
+    pub(super) kernel: K,
     compiler: Compiler,
     installed: Tables,
-    local: BTreeMap<Slot, (LocalPod, Binding)>,
-    /// Those of `local` whose filters are still to be attached, or could not be.
-    unfiltered: BTreeSet<Slot>,
-    /// Those of `local` that ran before this agent: nobody can refuse them any more.
-    adopted: BTreeSet<Slot>,
-    /// Those of `adopted` whose links take no filters, and why.
-    refusing: BTreeMap<Slot, String>,
+    pub(super) local: BTreeMap<Slot, (LocalPod, Binding)>,
+    pub(super) filters: Filters,
     snapshot: Box<dyn Fn() -> Arc<Cluster> + Send>,
-    report: watch::Sender<Arc<PolicyReport>>,
-    metrics: Metrics,
-    active: bool,
+    pub(super) report: watch::Sender<Arc<PolicyReport>>,
+    pub(super) metrics: Metrics,
+    pub(super) active: bool,
     /// What is no longer needed was left in the maps.
     leftover: bool,
 }
@@ -82,9 +76,7 @@ impl<K: Kernel> Worker<K> {
             compiler,
             installed,
             local: BTreeMap::new(),
-            unfiltered: BTreeSet::new(),
-            adopted: BTreeSet::new(),
-            refusing: BTreeMap::new(),
+            filters: Filters::default(),
             snapshot,
             report,
             metrics,
@@ -123,17 +115,16 @@ impl<K: Kernel> Worker<K> {
             },
             Command::Adopt(endpoint, pod, reply) => {
                 self.local.insert(endpoint.slot, (pod, binding(&endpoint)));
-                self.adopted.insert(endpoint.slot);
+                self.filters.adopted.insert(endpoint.slot);
                 drop(reply.send(Ok(())));
             }
             Command::Detach(slot, ifindex, reply) => {
                 let ours = self.local.get(&slot).is_some_and(|(_, binding)| binding.end.ifindex == ifindex);
                 if ours {
                     self.local.remove(&slot);
-                    self.unfiltered.remove(&slot);
-                    self.adopted.remove(&slot);
+                    self.filters.forget(slot);
                     self.clear(u32::from(slot.number()));
-                    self.kernel.forget(ifindex);
+                    self.release_link(ifindex);
                     batch.compile = true;
                 }
                 batch.detached.push(reply);
@@ -163,7 +154,7 @@ impl<K: Kernel> Worker<K> {
                 let bound = self.kernel.bound_to(ifindex);
                 for (slot, _) in bound.into_iter().filter(|(slot, _)| !claimed(*slot)).collect::<Vec<_>>() {
                     self.clear(slot);
-                    self.kernel.forget(ifindex);
+                    self.release_link(ifindex);
                 }
                 let _ = reply.send(());
             }
@@ -182,7 +173,7 @@ impl<K: Kernel> Worker<K> {
         self.installed.endpoints.remove(&u32::from(endpoint.slot.number()));
         self.kernel.bind(&binding).map_err(|error| refused("endpoint-map", &error))?;
         self.local.insert(endpoint.slot, (pod, binding));
-        self.unfiltered.insert(endpoint.slot);
+        self.filters.missing.insert(endpoint.slot);
         Ok(())
     }
 
@@ -213,85 +204,11 @@ impl<K: Kernel> Worker<K> {
                 tracing::error!(slot = pod.slot, error = chain(&*error), "an endpoint could not be bound");
             }
         }
-        self.unfiltered = self.local.keys().copied().collect();
+        self.survey_all();
         Ok(())
     }
 
-    /// Looks at every link's filters and puts back what somebody took off.
-    fn verify(&mut self) {
-        if !self.active {
-            return;
-        }
-        for (slot, (_, binding)) in &self.local {
-            match self.kernel.stands(binding) {
-                Ok(true) => {}
-                Ok(false) if self.unfiltered.contains(slot) => {}
-                // Gone with its pod; the DEL is still to come.
-                Ok(false) if !self.kernel.lives(binding.end.ifindex) => {}
-                Ok(false) => {
-                    tracing::warn!(link = binding.end.ifname, "something else had removed its filters");
-                    let reason = "filter".to_owned();
-                    self.metrics.host_repairs.get_or_create(&ReasonLabel { reason }).inc();
-                    self.unfiltered.insert(*slot);
-                }
-                Err(error) => tracing::warn!(
-                    link = binding.end.ifname,
-                    error = chain(&*error),
-                    "its filters could not be looked at"
-                ),
-            }
-        }
-        let before = self.refusing.clone();
-        self.attach_missing();
-        if self.refusing != before {
-            let findings = self.not_filtered();
-            self.report.send_modify(|report| {
-                let report = Arc::make_mut(report);
-                report.findings.retain(|finding| finding.reason != FindingReason::NotFiltered);
-                report.findings.extend(findings);
-                self.metrics.policy_findings.set(gauge(report.findings.len()));
-            });
-        }
-    }
-
-    /// Attaches every filter that is missing; returns what failed.
-    fn attach_missing(&mut self) -> BTreeMap<Slot, Refusal> {
-        let (mut failed, mut refusing) = (BTreeMap::new(), BTreeMap::new());
-        for slot in self.unfiltered.clone() {
-            let Some((_, binding)) = self.local.get(&slot) else {
-                self.unfiltered.remove(&slot);
-                continue;
-            };
-            match self.kernel.attach(binding) {
-                Ok(()) => {
-                    self.unfiltered.remove(&slot);
-                }
-                Err(error) => {
-                    let refusal = refused("attach-filters", &error);
-                    failed.insert(slot, refusal.clone());
-                    if !self.kernel.lives(binding.end.ifindex) {
-                        // Nothing can pass a link that is gone.
-                        self.unfiltered.remove(&slot);
-                    } else if self.adopted.contains(&slot) {
-                        // It is tried again every second: said once.
-                        if self.refusing.get(&slot) != Some(&refusal.message) {
-                            tracing::error!(
-                                link = binding.end.ifname, error = %refusal,
-                                "a pod that ran before runs on without policy: its link takes no filters"
-                            );
-                        }
-                        refusing.insert(slot, refusal.message);
-                    } else {
-                        tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
-                    }
-                }
-            }
-        }
-        self.refusing = refusing;
-        failed
-    }
-
-    fn clear(&mut self, slot: u32) {
+    pub(super) fn clear(&mut self, slot: u32) {
         self.installed.endpoints.remove(&slot);
         if let Err(error) = self.kernel.clear(slot) {
             tracing::error!(slot, %error, "a slot could not be emptied");
@@ -342,57 +259,8 @@ impl<K: Kernel> Worker<K> {
         Ok(())
     }
 
-    /// Filters for newcomers and for whoever else lacks them. Returns the newcomers that are refused: as if they
-    /// had never come; the runtime tries again.
-    fn attach_filters(&mut self, batch: &Batch, applied: &Result<(), Refusal>) -> BTreeMap<Slot, Refusal> {
-        let newcomers: BTreeSet<Slot> = batch.attached.iter().map(|(slot, _)| *slot).collect();
-        self.unfiltered.extend(&newcomers);
-        let mut failed = match applied {
-            Ok(()) => self.attach_missing(),
-            Err(refusal) => newcomers.iter().map(|slot| (*slot, refusal.clone())).collect(),
-        };
-        failed.retain(|slot, _| newcomers.contains(slot) && !self.adopted.contains(slot));
-        for slot in failed.keys() {
-            self.unfiltered.remove(slot);
-            if let Some((_, binding)) = self.local.remove(slot) {
-                self.clear(u32::from(slot.number()));
-                self.kernel.forget(binding.end.ifindex);
-            }
-        }
-        failed
-    }
-
-    /// What keeps the node from serving. A pod that ran before and whose link refuses is told by a finding instead:
-    /// it would run without policy on a node that refuses everybody, too.
-    fn lacking_filters(&self) -> Option<String> {
-        let lacking = self.unfiltered.iter().filter(|slot| !self.refusing.contains_key(slot)).count();
-        (lacking != 0).then(|| format!("{lacking} links lack their filters"))
-    }
-
-    fn not_filtered(&self) -> Vec<Finding> {
-        let refusing = self.refusing.iter().filter_map(|(slot, why)| Some((self.local.get(slot)?, why)));
-        let finding = |((pod, binding), why): (&(LocalPod, Binding), &String)| {
-            let (namespace, name) = pod.identity.as_ref().map_or_else(
-                || ("".into(), binding.end.ifname.as_str().into()),
-                |identity| (identity.namespace.clone(), identity.name.clone()),
-            );
-            Finding {
-                kind: ObjectKind::Pod,
-                namespace,
-                name,
-                path: String::new(),
-                reason: FindingReason::NotFiltered,
-                message: format!(
-                    "no policy holds for it: its link {} takes no filters: {why}",
-                    binding.end.ifname
-                ),
-            }
-        };
-        refusing.map(finding).collect()
-    }
-
     fn publish(&self, mut compiled: Compiled, outcome: &Result<(), Refusal>) {
-        compiled.findings.extend(self.not_filtered());
+        compiled.findings.extend(self.filter_findings());
         self.metrics.policy_findings.set(gauge(compiled.findings.len()));
         self.metrics.endpoints.set(gauge(self.local.len()));
         self.report.send_replace(Arc::new(PolicyReport {
@@ -414,10 +282,10 @@ impl<K: Kernel> Worker<K> {
 
 /// What one compilation answers.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     compile: bool,
     since: Option<Instant>,
-    attached: Vec<(Slot, Reply)>,
+    pub(super) attached: Vec<(Slot, Reply)>,
     detached: Vec<oneshot::Sender<()>>,
     activated: Vec<Reply>,
 }
@@ -437,15 +305,20 @@ impl Batch {
     }
 }
 
-fn gauge(count: usize) -> i64 {
+pub(super) fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn binding(endpoint: &Endpoint) -> Binding {
-    Binding { slot: endpoint.slot, end: endpoint.end.clone(), addresses: vec![endpoint.address] }
+    Binding {
+        slot: endpoint.slot,
+        end: endpoint.end.clone(),
+        addresses: vec![endpoint.address],
+        egress_shaped: endpoint.egress_shaped,
+    }
 }
 
-fn refused(step: &str, error: &KernelError) -> Refusal {
+pub(super) fn refused(step: &str, error: &KernelError) -> Refusal {
     Refusal::retryable(
         code::TRY_AGAIN_LATER,
         "policy-not-applied",

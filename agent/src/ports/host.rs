@@ -36,6 +36,7 @@ fn route(grant: &Grant, end: &HostEnd) -> PodRoute {
         address: grant.address,
         host_ifname: end.ifname.clone(),
         host_ifindex: end.ifindex,
+        host_mac: (end.host_mac != [0; 6]).then_some(Mac(end.host_mac)),
         pod_mac: (end.pod_mac != [0; 6]).then_some(Mac(end.pod_mac)),
         table: grant.table,
     }
@@ -78,6 +79,13 @@ impl Wiring for HostPort {
             // Without an entry of ours another plugin wired the pod: its MAC is not known.
             pod_mac: link.pod_mac.map_or([0; 6], |mac| mac.0),
         }))
+    }
+
+    async fn lives(&self, end: &HostEnd) -> Result<bool, Refusal> {
+        let (ifindex, mac, name) = (end.ifindex, Mac(end.host_mac), end.ifname.clone());
+        // The index alone is not enough: the kernel gives it to another link some day.
+        let is_it = move |link: netlink::link::Link| link.mac == Some(mac) || link.name == name;
+        self.blocking(move |hostnet| Ok(hostnet.link(ifindex)?.is_some_and(is_it))).await
     }
 
     async fn standing(&self, prefix: &str) -> Result<Vec<Standing>, Refusal> {

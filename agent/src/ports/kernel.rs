@@ -5,26 +5,34 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ebpf_common::abi::Direction;
+use netlink::tc::{self, Changes};
 use policy_core::{Step, Tables};
 
 use crate::cause::chain;
 use crate::datapath::{Datapath, EMBEDDED, EndpointSpec, OpenError, Options, Via};
 use crate::endpoint::Slot;
-use crate::policy::{Binding, Kernel, KernelError, PacketCount};
+use crate::policy::{Binding, Kernel, KernelError, PacketCount, Survey, Touched};
 
 /// New flow entries that one pod may cause in a tick of 1.07 s: far more than a busy server opens, and little
 /// enough that a flood cannot push other pods' idle flows out of the table within their age.
 const BUDGET: u32 = 20_000;
 
-/// The loaded datapath.
+/// The loaded datapath, and what is heard of filters.
 #[derive(Debug)]
-pub struct KernelPort(Datapath);
+pub struct KernelPort(Datapath, Option<Changes>);
 
 impl KernelPort {
-    /// Drives `datapath`.
+    /// Drives `datapath`. To be called in the network namespace that it was opened in.
     #[must_use]
     pub fn new(datapath: Datapath) -> Self {
-        Self(datapath)
+        let changes = Changes::open();
+        if let Err(error) = &changes {
+            tracing::warn!(
+                error = chain(error),
+                "changes of filters are not heard; every link is looked at instead"
+            );
+        }
+        Self(datapath, changes.ok())
     }
 
     /// Loads the embedded programs over the maps pinned below `root`.
@@ -61,27 +69,50 @@ impl Kernel for KernelPort {
         Ok(self.0.apply(std::slice::from_ref(step))?)
     }
 
-    fn attach(&mut self, binding: &Binding) -> Result<(), KernelError> {
+    fn attach(&mut self, binding: &Binding) -> Result<Vec<String>, KernelError> {
         let (ifindex, slot) = (binding.end.ifindex, u32::from(binding.slot.number()));
-        let attached = self.0.attach(ifindex, &binding.end.ifname, slot, Via::Clsact)?;
-        if !attached.foreign.is_empty() {
-            tracing::warn!(link = binding.end.ifname, foreign = ?attached.foreign, "other filters stand on this link");
+        let via = if binding.egress_shaped { Via::Tcx } else { Via::Clsact };
+        let attached = self.0.attach(ifindex, &binding.end.ifname, slot, via)?;
+        if attached.replaced {
+            tracing::info!(link = binding.end.ifname, "took the place of the node agent's filters");
         }
-        Ok(())
+        Ok(attached.foreign)
     }
 
-    fn stands(&mut self, binding: &Binding) -> Result<bool, KernelError> {
-        Ok(self.0.stands(binding.end.ifindex, u32::from(binding.slot.number()))?)
+    fn inherit(&mut self, slots: &BTreeSet<u32>) -> Result<usize, KernelError> {
+        Ok(self.0.inherit(slots)?)
+    }
+
+    fn look(&mut self, binding: &Binding) -> Result<Survey, KernelError> {
+        let survey = self.0.look(binding.end.ifindex, u32::from(binding.slot.number()))?;
+        Ok(Survey { ours: survey.ours, incumbent: !survey.incumbent.is_empty(), foreign: survey.foreign })
+    }
+
+    fn touched(&mut self) -> Touched {
+        match self.1.as_mut().map(|changes| changes.take(self.0.port())) {
+            Some(tc::Touched::Links(links)) => Touched::Links(links),
+            Some(tc::Touched::Any) | None => Touched::Any,
+        }
+    }
+
+    fn tidy(&mut self) {
+        let gone = self.0.forget_gone().and_then(|_| self.0.unpin_incumbent());
+        match gone {
+            Ok(0) => {}
+            Ok(pins) => tracing::info!(pins, "removed pins of the node agent that no link needs"),
+            Err(error) => tracing::warn!(error = chain(&error), "pins that nobody needs were left"),
+        }
     }
 
     fn lives(&mut self, ifindex: u32) -> bool {
         link_name(ifindex).is_some()
     }
 
-    fn forget(&mut self, ifindex: u32) {
-        if let Err(error) = self.0.forget(ifindex) {
+    fn forget(&mut self, ifindex: u32) -> bool {
+        self.0.forget(ifindex).unwrap_or_else(|error| {
             tracing::warn!(ifindex, error = chain(&error), "the pins of a link that is gone were left");
-        }
+            false
+        })
     }
 
     fn unclaimed(&mut self, claimed: &BTreeSet<u32>) -> Result<Vec<String>, KernelError> {

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rpc::{Envelope, HEADER_LEN, Refusal, Reply, Request, Response, WIRE_VERSION, code, reason};
+use rpc::{Envelope, HEADER_LEN, Refusal, Reply, Request, Response, StaleLink, WIRE_VERSION, code, reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoint::{Addresses, Endpoints, Enforcement, Provisional, Wiring};
+use crate::endpoint::{Addresses, Asked, Endpoints, Enforcement, Provisional, Wiring};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
@@ -138,18 +138,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
         provisional: &mut Option<Provisional>,
     ) -> Result<Response, Refusal> {
         match request {
-            Request::Lease { key, netns, pod, egress_shaped } => {
+            Request::Lease { key, netns, pod, egress_shaped, begun_ns } => {
                 self.serving()?;
-                if egress_shaped {
-                    return Err(Refusal::new(
-                        code::UNSUPPORTED_FIELD,
-                        "egress-shaping",
-                        "the bandwidth plugin's egress rate is not supported: it would take the place of the \
-                         policy filters; remove the annotation kubernetes.io/egress-bandwidth",
-                    ));
-                }
                 let gone = CancellationToken::new();
-                let lease = self.endpoints.lease(&key, pod.clone(), deadline, &gone);
+                let asked = Asked { pod: pod.clone(), egress_shaped, begun_ns, deadline };
+                let lease = self.endpoints.lease(&key, asked, &gone);
                 tokio::pin!(lease);
                 let leased = loop {
                     tokio::select! {
@@ -180,12 +173,22 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
                 Ok(Response::Released)
             }
             Request::Check { key } => self.endpoints.check(&key).await.map(|()| Response::Checked),
-            Request::Status => self.serving().map(|()| Response::Ready),
-            Request::Gc { network, valid } => {
-                let released = self.endpoints.collect(&network, &valid).await?;
-                Ok(Response::Collected { released })
+            Request::Status => self.status().map(|()| Response::Ready),
+            Request::Gc { network, valid, begun_ns } => {
+                let (released, ends) = self.endpoints.collect(&network, &valid, begun_ns).await?;
+                let links = ends.into_iter().map(|end| StaleLink { ifindex: end.ifindex, mac: end.host_mac });
+                Ok(Response::Collected { released, links: links.collect() })
             }
         }
+    }
+
+    /// What a runtime makes of it: with 50 the node takes no pods, with 51 those that it has may be in trouble, too.
+    /// A pool that is empty is neither.
+    fn status(&self) -> Result<(), Refusal> {
+        self.serving().map_err(|refusal| match self.readiness.is_impaired() {
+            true => Refusal { code: code::LIMITED_CONNECTIVITY, ..refusal },
+            false => refusal,
+        })
     }
 
     /// Before everything is read, an ADD is refused rather than served without policy.

@@ -24,7 +24,7 @@ fn running(ready: bool) -> Running {
     let node = Arc::new(Node::default());
     let readiness = Readiness::default();
     if ready {
-        for part in [Part::Pool, Part::Kubernetes, Part::Subnets, Part::Datapath, Part::Host, Part::Socket] {
+        for part in Part::ALL {
             readiness.reached(part);
         }
     }
@@ -65,7 +65,13 @@ async fn ask(stream: &mut UnixStream, request: Request) -> Response {
 }
 
 fn lease(key: SandboxKey) -> Request {
-    Request::Lease { key, netns: "/run/netns/x".into(), pod: Some(pod()), egress_shaped: false }
+    Request::Lease {
+        key,
+        netns: "/run/netns/x".into(),
+        pod: Some(pod()),
+        egress_shaped: false,
+        begun_ns: rpc::monotonic_ns(),
+    }
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -125,11 +131,18 @@ async fn an_agent_that_is_not_synced_refuses_and_may_be_asked_again() {
     let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("it is not ready") };
     assert_eq!((refusal.code, refusal.retryable), (code::NOT_AVAILABLE, true));
     assert!(refusal.message.contains("kubernetes: starting"), "{}", refusal.message);
-    for part in [Part::Pool, Part::Kubernetes, Part::Subnets, Part::Datapath, Part::Socket, Part::Host] {
+    for part in Part::ALL {
         running.readiness.reached(part);
     }
     running.readiness.lost(Part::Host, "a route cannot be added");
     assert_eq!(ask(&mut stream, Request::Status).await, Response::Ready, "host repairs go on beside ADDs");
+    // No ADD can be served, and pods that run may be in trouble, too.
+    running.readiness.lost(Part::Kubernetes, "not synced");
+    let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("it is not ready") };
+    assert_eq!(refusal.code, code::LIMITED_CONNECTIVITY);
+    running.readiness.reached(Part::Host);
+    let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("it is not ready") };
+    assert_eq!(refusal.code, code::NOT_AVAILABLE);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Filters on links.
 
 use anyhow::{Context, Result, ensure};
-use netlink::tc::{self, Hook};
+use netlink::tc::{self, Changes, Hook, Touched};
 use tidepool_agent::datapath::{HANDLE, PRIORITY, Via};
 
 use super::world::{Node, ifindex, options};
@@ -98,6 +98,27 @@ pub(crate) fn beside_an_ingress_qdisc() -> Result<()> {
         let listed =
             std::process::Command::new("tc").args(["filter", "show", "dev", "pa", "ingress"]).output()?;
         ensure!(!String::from_utf8_lossy(&listed.stdout).contains("from_pod"));
+        Ok(())
+    })
+}
+
+pub(crate) fn changes_of_others_are_heard() -> Result<()> {
+    let node = Node::new()?;
+    node.ns.ip("link add pa type veth peer name a1")?;
+    node.with(&options(), |dp| {
+        let mut changes = Changes::open()?;
+        let index = ifindex("pa")?;
+        dp.attach(index, "pa", 3, Via::Clsact)?;
+        ensure!(changes.take(dp.port()) == Touched::Links([].into()), "one's own are not told");
+        let foreign = ["filter", "add", "dev", "pa", "egress", "prio", "1", "bpf", "bytecode", "1,6 0 0 0,"];
+        let (added, removed) = (foreign, ["filter", "del", "dev", "pa", "ingress"]);
+        let gone = ["qdisc", "del", "dev", "pa", "clsact"];
+        for command in [&added[..], &removed[..], &gone[..]] {
+            node.ns.output("tc", command)?;
+            let heard = changes.take(dp.port());
+            ensure!(heard == Touched::Links([index].into()), "{command:?}: {heard:?}");
+        }
+        ensure!(!dp.look(index, 3)?.ours);
         Ok(())
     })
 }

@@ -1,11 +1,16 @@
-//! What a packet costs. Printed, not judged: other load makes any bound a lie.
+//! What packets and links cost. Printed, not judged: other load makes any bound a lie.
+
+use std::time::Instant;
 
 use anyhow::Result;
 use ebpf_common::abi::Direction;
 use ebpf_common::frame::Frame;
-use tidepool_agent::datapath::{EndpointSpec, TestContext};
+use tidepool_agent::datapath::{Datapath, EndpointSpec, TestContext, Via};
 
 use super::world::{MAC, Node, ifindex, ip, options, rules, sets};
+
+/// What is done to the link of a number.
+type Work = Box<dyn FnMut(&mut Datapath, u32) -> Result<()>>;
 
 const RUNS: usize = 15;
 const REPEAT: u32 = 100_000;
@@ -53,5 +58,46 @@ pub(crate) fn nanoseconds_per_packet() -> Result<()> {
         }
         println!("dropped by its EtherType {floor} ns: the floor, with one counter");
         Ok(())
+    })
+}
+
+/// Half of all measurements are below what is printed.
+pub(crate) fn microseconds_per_link() -> Result<()> {
+    const LINKS: u32 = 100;
+    let node = Node::new()?;
+    let links: Vec<String> =
+        (1..=LINKS).map(|number| format!("link add h{number} type veth peer name p{number}")).collect();
+    node.ns.ip(&links.join("\n"))?;
+    node.with(&options(), |dp| {
+        let mut median = |what: &str, mut work: Work, links: u32| {
+            let mut took = Vec::new();
+            for number in 1..=links {
+                let begin = Instant::now();
+                work(dp, number)?;
+                took.push(begin.elapsed());
+            }
+            took.sort_unstable();
+            let [half, most] = [took.len() / 2, took.len() - 1].map(|place| took[place].as_micros());
+            println!("{what}: {half} µs, at most {most}");
+            Ok::<_, anyhow::Error>(())
+        };
+        let index = |number: u32| ifindex(&format!("h{number}"));
+        let attach = move |via| -> Work {
+            Box::new(move |dp, number| {
+                Ok(dp.attach(index(number)?, &format!("h{number}"), number, via).map(drop)?)
+            })
+        };
+        median("both filters on a new link", attach(Via::Clsact), LINKS)?;
+        median("their programs replaced", attach(Via::Clsact), LINKS)?;
+        let look = move |dp: &mut Datapath, number| Ok(dp.look(index(number)?, number).map(drop)?);
+        median("a look at a link", Box::new(look), LINKS)?;
+        let bind = move |dp: &mut Datapath, number| {
+            dp.set_endpoint(number, &EndpointSpec { ifindex: index(number)?, ..EndpointSpec::default() })?;
+            dp.clear_endpoint(number)?;
+            Ok(dp.forget(index(number)?).map(drop)?)
+        };
+        median("an endpoint that comes and goes", Box::new(bind), LINKS)?;
+        median("filters taken off", Box::new(move |dp, number| Ok(dp.detach(index(number)?)?)), LINKS)?;
+        median("both filters by tcx", attach(Via::Tcx), 8)
     })
 }

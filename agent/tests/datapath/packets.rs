@@ -13,20 +13,20 @@ use tidepool_agent::datapath::{Datapath, EndpointSpec, Options, Via};
 
 use super::world::{Node, ifindex, ip, options, row, rules, sets};
 
-const SOON: Duration = Duration::from_millis(300);
-const LATE: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_millis(300);
+pub(crate) const LATE: Duration = Duration::from_secs(10);
 const GATEWAY_MAC: &str = "02:00:00:00:00:fe";
 
 /// A node with pods A (10.0.0.1, slot 1) and B (10.0.0.2, slot 2), wired as the
 /// plugin wires them. B is of class 5: TCP/80 and UDP/53 for set 1.
-struct Pods {
-    node: Node,
-    a: NetNs,
-    b: NetNs,
+pub(crate) struct Pods {
+    pub(crate) node: Node,
+    pub(crate) a: NetNs,
+    pub(crate) b: NetNs,
 }
 
 impl Pods {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let pods = Self { node: Node::new()?, a: NetNs::new()?, b: NetNs::new()? };
         pods.node.ns.ip("link set lo up\naddr add 10.0.0.100/32 dev lo")?;
         for (name, pod, last) in [("ha", &pods.a, 1), ("hb", &pods.b, 2)] {
@@ -73,17 +73,17 @@ impl Pods {
         })
     }
 
-    fn listen(&self, port: u16) -> Result<TcpListener> {
+    pub(crate) fn listen(&self, port: u16) -> Result<TcpListener> {
         Ok(self.b.run(|| TcpListener::bind(("10.0.0.2", port)))?)
     }
 
-    fn connect(&self, from: &NetNs, to: &str, port: u16) -> std::io::Result<TcpStream> {
+    pub(crate) fn connect(&self, from: &NetNs, to: &str, port: u16) -> std::io::Result<TcpStream> {
         let to = SocketAddr::new(ip(to).map_err(std::io::Error::other)?, port);
         from.run(|| TcpStream::connect_timeout(&to, SOON))
     }
 }
 
-fn count(dp: &Datapath, reason: Reason) -> Result<u64> {
+pub(crate) fn count(dp: &Datapath, reason: Reason) -> Result<u64> {
     Ok(dp.counters()?.iter().filter(|count| count.reason == reason).map(|count| count.packets).sum())
 }
 

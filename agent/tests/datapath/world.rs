@@ -40,7 +40,7 @@ pub(crate) fn options() -> Options {
     Options { sizes, ..Options::default() }
 }
 
-/// Namespaces of a test, with a bpf file system at `root` inside.
+/// Namespaces of a test, with a bpf file system inside; our pins lie in its folder `root`.
 pub(crate) struct Node {
     pub(crate) ns: NetNs,
     pub(crate) root: PathBuf,
@@ -51,13 +51,25 @@ impl Node {
     pub(crate) fn new() -> Result<Self> {
         let ns = NetNs::with_mounts()?;
         let directory = tempfile::tempdir()?;
-        let root = directory.path().to_owned();
         ns.run(|| {
             let none = None::<&str>;
-            nix::mount::mount(Some("bpf"), &root, Some("bpf"), nix::mount::MsFlags::empty(), none)
+            nix::mount::mount(Some("bpf"), directory.path(), Some("bpf"), nix::mount::MsFlags::empty(), none)
         })
         .context("mounting a bpf file system")?;
-        Ok(Self { ns, root, _directory: directory })
+        Ok(Self { ns, root: directory.path().join("tidepool"), _directory: directory })
+    }
+
+    /// What is pinned in a folder of the bpf file system.
+    pub(crate) fn pinned(&self, folder: &str) -> Result<Vec<String>> {
+        self.ns.run(|| {
+            let folder = self.root.parent().context("it has a parent")?.join(folder);
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            names.sort();
+            Ok(names)
+        })
     }
 
     /// Runs with a datapath that was opened inside.

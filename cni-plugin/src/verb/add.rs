@@ -95,6 +95,7 @@ impl Work<'_> {
             netns: self.path.to_owned(),
             pod: self.environment.pod.clone(),
             egress_shaped: self.conf.egress_shaped,
+            begun_ns: self.environment.begun_ns,
         };
         let leased = ask_on(&mut connection, request, |answer| match answer {
             Response::Leased(leased) => Some(leased),

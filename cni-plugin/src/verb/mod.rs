@@ -54,7 +54,7 @@ pub(crate) fn run(
         Verb::Delete => delete::run(environment, conf, deadline).map(|()| None),
         Verb::Check => check::run(environment, conf, deadline).map(|()| None),
         Verb::Status => status::run(conf, deadline).map(|()| None),
-        Verb::Collect => collect::run(conf, deadline).map(|()| None),
+        Verb::Collect => collect::run(environment, conf, deadline).map(|()| None),
         // Answered before there is a configuration.
         Verb::Version => Ok(None),
     }

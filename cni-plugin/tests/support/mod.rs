@@ -1,5 +1,7 @@
 //! A runtime and an agent of a few lines, in namespaces of the test's own.
 
+pub(crate) mod trace;
+
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
@@ -50,6 +52,8 @@ pub(crate) struct State {
     pub(crate) seen: Vec<Request>,
     /// Leases that were undone because their connection closed.
     pub(crate) undone: Vec<SandboxKey>,
+    /// Host ends that the next GC tells.
+    pub(crate) stale: Vec<rpc::StaleLink>,
     /// What to do with the next requests.
     pub(crate) faults: Vec<Fault>,
     next: u32,
@@ -191,7 +195,8 @@ fn answer(
         Request::Gc { valid, .. } => {
             let before = state.leases.len();
             state.leases.retain(|key, _| valid.contains(&(key.container_id.clone(), key.ifname.clone())));
-            Response::Collected { released: u32::try_from(before - state.leases.len()).unwrap_or(u32::MAX) }
+            let released = u32::try_from(before - state.leases.len()).unwrap_or(u32::MAX);
+            Response::Collected { released, links: std::mem::take(&mut state.stale) }
         }
     }))
 }
@@ -311,33 +316,29 @@ impl Node {
         netns: Option<&Path>,
         conf: &Value,
     ) -> Result<Child> {
+        self.ns.run(|| start(&mut self.command(verb, sandbox, netns), conf))
+    }
+
+    /// The plugin as the runtime starts it; in the namespace of whoever does.
+    pub(crate) fn command(&self, verb: &str, sandbox: &Sandbox, netns: Option<&Path>) -> Command {
         let args = sandbox.pod.map_or_else(String::new, |name| {
             format!(
                 "K8S_POD_NAME={name};IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_INFRA_CONTAINER_ID={}",
                 sandbox.id
             )
         });
-        let mut child = self.ns.run(|| {
-            Command::new(&self.plugin)
-                .env_clear()
-                .env("CNI_COMMAND", verb)
-                .env("CNI_CONTAINERID", &sandbox.id)
-                .env("CNI_IFNAME", "eth0")
-                .env("CNI_NETNS", netns.unwrap_or(Path::new("")))
-                .env("CNI_ARGS", &args)
-                .env("CNI_PATH", "/opt/cni/bin")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-        })?;
-        let written = child.stdin.take().context("stdin is a pipe")?.write_all(conf.to_string().as_bytes());
-        // A plugin that refuses its environment may end before it reads: libcni takes no offence either.
-        if let Err(error) = written
-            && error.kind() != std::io::ErrorKind::BrokenPipe
-        {
-            return Err(error.into());
-        }
-        Ok(child)
+        let mut command = Command::new(&self.plugin);
+        command
+            .env_clear()
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", &sandbox.id)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_NETNS", netns.unwrap_or(Path::new("")))
+            .env("CNI_ARGS", &args)
+            .env("CNI_PATH", "/opt/cni/bin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        command
     }
 
     /// Runs the plugin to its end.
@@ -357,6 +358,19 @@ impl Node {
     pub(crate) fn links(&self) -> Result<Vec<String>> {
         links(&self.ns)
     }
+}
+
+/// Starts a command and writes its configuration.
+pub(crate) fn start(command: &mut Command, conf: &Value) -> Result<Child> {
+    let mut child = command.spawn()?;
+    let written = child.stdin.take().context("stdin is a pipe")?.write_all(conf.to_string().as_bytes());
+    // A plugin that refuses its environment may end before it reads: libcni takes no offence either.
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        return Err(error.into());
+    }
+    Ok(child)
 }
 
 /// Waits for a plugin that was started.

@@ -9,6 +9,7 @@ const REGISTER_1: u32 = 1;
 /// The register that takes verdicts.
 const REGISTER_VERDICT: u32 = 0;
 
+const NF_NAT_RANGE_MAP_IPS: u32 = 1;
 const NFT_RETURN: i32 = -5;
 const NF_ACCEPT: i32 = 1;
 
@@ -236,7 +237,9 @@ impl Expression {
             // NFTA_NAT_TYPE (0 is the source), FAMILY, REG_ADDR_MIN, FLAGS.
             Self::SourceNat { to, flags } => {
                 let family = if to.is_ipv4() { 2 } else { 10 };
-                ("nat", with_flags(new().be32(1, 0).be32(2, family).be32(3, register), 7, *flags))
+                // The kernel sets the bit for an address by itself, and shows it.
+                let flags = NF_NAT_RANGE_MAP_IPS | flags.bits();
+                ("nat", new().be32(1, 0).be32(2, family).be32(3, register).be32(7, flags))
             }
             Self::Masquerade { flags } => ("masq", with_flags(new(), 1, *flags)),
             Self::Return => verdict(NFT_RETURN),

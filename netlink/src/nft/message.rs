@@ -52,7 +52,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    fn begin(family: TableFamily) -> Self {
+    pub(super) fn begin(family: TableFamily) -> Self {
         let mut batch = Batch::new();
         let body = header(0, NFNL_SUBSYS_NFTABLES);
         batch.push_raw("begin a change of nftables", NFNL_MSG_BATCH_BEGIN, 0, &body, &[]);
@@ -91,21 +91,24 @@ impl Transaction {
         self.batch.bytes.len()
     }
 
-    /// Whether nothing is asked for; never so.
+    /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        self.batch.is_empty()
+        self.batch.len() <= 1
     }
 
     /// Carries the transaction out. Somebody else's change at the same moment
     /// makes the kernel refuse it with ERESTART, which it retries by itself.
     pub fn run(mut self, socket: &mut Socket) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
         let confirmed = self.batch.len().saturating_sub(1);
         let body = header(0, NFNL_SUBSYS_NFTABLES);
         self.batch.push_raw("end a change of nftables", NFNL_MSG_BATCH_END, 0, &body, &[]);
         socket.run_transaction(self.batch, confirmed)
     }
 
-    fn push(&mut self, what: &'static str, message: u16, flags: u16, attributes: &Attributes) {
+    pub(super) fn push(&mut self, what: &'static str, message: u16, flags: u16, attributes: &Attributes) {
         let mut body = header(self.family as u8, 0);
         body.extend_from_slice(attributes.as_bytes());
         let none: &[Errno] = &[];
@@ -118,7 +121,8 @@ impl Transaction {
         self.push("create an nftables table", NFT_MSG_NEWTABLE, NLM_F_CREATE, &attributes);
     }
 
-    fn delete_table(&mut self, name: &str) {
+    /// Removes a table with all that is in it.
+    pub fn delete_table(&mut self, name: &str) {
         let attributes = Attributes::new().string(1, name);
         self.push("remove an nftables table", NFT_MSG_DELTABLE, 0, &attributes);
     }
@@ -164,20 +168,26 @@ impl Transaction {
     }
 
     fn new_rule(&mut self, table: &str, chain: &str, rule: &Rule) {
-        let mut expressions = Attributes::new();
-        for expression in &rule.expressions {
-            if let Some(operand) = expression.operand() {
-                expressions = expressions.nested(NFTA_LIST_ELEM, &operand);
-            }
-            expressions = expressions.nested(NFTA_LIST_ELEM, &expression.encode());
-        }
         // NFTA_RULE_TABLE, CHAIN, EXPRESSIONS, USERDATA.
         let attributes = Attributes::new()
             .string(1, table)
             .string(2, chain)
-            .nested(4, &expressions)
+            .nested(4, &rule.expressions())
             .bytes(7, &user_data(&rule.comment));
         self.push("create an nftables rule", NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, &attributes);
+    }
+}
+
+impl Rule {
+    /// Its expressions, as elements of a list.
+    pub(super) fn expressions(&self) -> Attributes {
+        self.expressions.iter().fold(Attributes::new(), |list, expression| {
+            let list = match expression.operand() {
+                Some(operand) => list.nested(NFTA_LIST_ELEM, &operand),
+                None => list,
+            };
+            list.nested(NFTA_LIST_ELEM, &expression.encode())
+        })
     }
 }
 

@@ -6,14 +6,16 @@
 //! that loads them says: marks in host order, packet bytes as they are.
 
 mod expression;
+mod foreign;
 mod message;
 mod observe;
 mod ranges;
 mod table;
 
 pub use expression::{AddressType, Compare, Expression, MarkSource, NatFlags};
+pub use foreign::{ForeignChain, ForeignExpression, ForeignRule, chains, rules};
 pub use message::Transaction;
-pub use observe::{Observed, observe};
+pub use observe::{Observed, ObservedChain, ObservedRule, observe};
 pub use ranges::{Range, merge};
 pub use table::{Chain, ChainKind, Hook, Rule, Set, Table, TableFamily};
 

@@ -2,14 +2,14 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REPLACE};
 
 use super::message::{Header, TCA_KIND, TCA_OPTIONS};
 use crate::wire::{Attributes, attribute, read_string, read_u32};
-use crate::{Batch, Error, MISSING, Socket};
+use crate::{Batch, Error, MISSING, Message, Socket};
 
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_DELTFILTER: u16 = 45;
+pub(super) const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 
 const TCA_BPF_CLASSID: u16 = 3;
@@ -38,6 +38,10 @@ impl Hook {
             Self::Ingress => 0xffff_fff2,
             Self::Egress => 0xffff_fff3,
         }
+    }
+
+    fn of_parent(parent: u32) -> Option<Self> {
+        [Self::Ingress, Self::Egress].into_iter().find(|hook| hook.parent() == parent)
     }
 }
 
@@ -82,7 +86,9 @@ pub struct Filter {
     pub direct_action: bool,
 }
 
-/// Attaches a program, or replaces the one that stands there.
+/// Attaches a program, or replaces the one that stands there. Of one priority the
+/// newest runs first; a replaced one keeps its place. What stands afterwards is
+/// echoed: see [`echoed`].
 pub fn add_filter(batch: &mut Batch, filter: &BpfFilter<'_>, program: BorrowedFd<'_>) {
     let options = Attributes::new()
         .bytes(TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes())
@@ -92,7 +98,19 @@ pub fn add_filter(batch: &mut Batch, filter: &BpfFilter<'_>, program: BorrowedFd
     let attributes = Attributes::new().string(TCA_KIND, KIND).nested(TCA_OPTIONS, &options);
     let header = header(filter.ifindex, filter.hook, filter.priority, filter.handle);
     let body = header.with(attributes.as_bytes());
-    batch.push_raw("attach a filter", RTM_NEWTFILTER, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &body, &[]);
+    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ECHO;
+    batch.push_raw("attach a filter", RTM_NEWTFILTER, flags, &body, &[]);
+}
+
+/// The filters that a batch attached, as the kernel has them.
+pub fn echoed(answers: &[Message]) -> Vec<Filter> {
+    let filters = answers.iter().filter(|answer| answer.kind == RTM_NEWTFILTER);
+    filters
+        .filter_map(|answer| {
+            let (header, _) = Header::parse(&answer.body)?;
+            parse(&answer.body, Hook::of_parent(header.parent)?)
+        })
+        .collect()
 }
 
 /// Detaches a filter. One that is gone, with or without its interface, is fine.

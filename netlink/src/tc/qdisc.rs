@@ -1,13 +1,13 @@
 //! Queueing disciplines, as far as filters stand on them.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 
 use super::message::{Header, TCA_KIND};
 use crate::wire::{Attributes, read_string};
 use crate::{Batch, Error, MISSING, Socket};
 
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
+pub(super) const RTM_NEWQDISC: u16 = 36;
+pub(super) const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
 
 /// The parent of clsact and of the older `ingress` qdisc: an interface has one
@@ -18,17 +18,8 @@ const HANDLE: u32 = 0xffff_0000;
 /// The kind of the qdisc that has both chains.
 pub const CLSACT: &str = "clsact";
 
-/// A qdisc that stands where clsact would.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Qdisc {
-    /// Interface index.
-    pub ifindex: u32,
-    /// "clsact" or "ingress".
-    pub kind: String,
-}
-
 /// Adds clsact to an interface. That something stands there already is an error
-/// ([`Error::is_existing`]), since it need not be clsact: see [`qdiscs`].
+/// ([`Error::is_existing`]), since it need not be clsact: see [`standing`].
 pub fn add_clsact(batch: &mut Batch, ifindex: u32) {
     let attributes = Attributes::new().string(TCA_KIND, CLSACT);
     let body = header(ifindex).with(attributes.as_bytes());
@@ -42,27 +33,31 @@ pub fn delete_clsact(batch: &mut Batch, ifindex: u32) {
     batch.push_raw("delete a clsact qdisc", RTM_DELQDISC, NLM_F_ACK, &body, MISSING);
 }
 
-/// What stands where clsact would, on all interfaces of the namespace.
+/// The kind of what stands where clsact would: "clsact" or "ingress". None if
+/// nothing does, or the link is gone.
 ///
 /// # Errors
-/// As any dump.
-pub fn qdiscs(socket: &mut Socket) -> Result<Vec<Qdisc>, Error> {
-    let body = Header::default().with(&[]);
-    let messages = socket.dump_raw("list qdiscs", RTM_GETQDISC, &body)?;
-    Ok(messages.iter().filter_map(|message| parse(&message.body)).collect())
+/// As any request.
+pub fn standing(socket: &mut Socket, ifindex: u32) -> Result<Option<String>, Error> {
+    let question = Header { ifindex, handle: 0, parent: PARENT, info: 0 };
+    let mut batch = Batch::new();
+    // The answer is an announcement, which comes to who asks only as an echo.
+    let flags = NLM_F_ACK | NLM_F_ECHO;
+    batch.push_raw("look for a qdisc", RTM_GETQDISC, flags, &question.with(&[]), MISSING);
+    Ok(socket.run(batch)?.iter().find_map(|message| parse(&message.body)))
 }
 
 const fn header(ifindex: u32) -> Header {
     Header { ifindex, handle: HANDLE, parent: PARENT, info: 0 }
 }
 
-fn parse(body: &[u8]) -> Option<Qdisc> {
+fn parse(body: &[u8]) -> Option<String> {
     let (header, mut attributes) = Header::parse(body)?;
     if header.parent != PARENT {
         return None;
     }
     let (_, kind) = attributes.find(|(kind, _)| *kind == TCA_KIND)?;
-    Some(Qdisc { ifindex: header.ifindex, kind: read_string(kind) })
+    Some(read_string(kind))
 }
 
 #[cfg(test)]
@@ -70,10 +65,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_stands_in_the_place_of_clsact_is_listed() {
+    fn only_what_stands_in_the_place_of_clsact_is_told() {
         let kind = Attributes::new().string(TCA_KIND, "clsact");
         let ours = header(4).with(kind.as_bytes());
-        assert_eq!(parse(&ours), Some(Qdisc { ifindex: 4, kind: "clsact".into() }));
+        assert_eq!(parse(&ours).as_deref(), Some(CLSACT));
         let root = Header { parent: 0xffff_ffff, ..header(4) }.with(kind.as_bytes());
         assert_eq!(parse(&root), None);
         assert_eq!(parse(&header(4).with(&[])), None);

@@ -1,6 +1,7 @@
 //! The table of what the cluster has.
 
 mod census;
+mod incumbent;
 mod row;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +16,8 @@ use super::object::{Meta, NamespaceLite, NodeLite, PodLite, PolicyLite, ServiceL
 use super::watch::Change;
 use census::Census;
 pub use census::{Fleet, Waiting};
+use incumbent::IncumbentPods;
+pub use incumbent::Incumbents;
 use row::{Row, put};
 
 /// What changes the table.
@@ -50,6 +53,7 @@ pub(super) struct Table {
     seen: [Seen; KINDS],
     complete: [bool; KINDS],
     census: Census,
+    incumbents: IncumbentPods,
 }
 
 impl Table {
@@ -69,6 +73,7 @@ impl Table {
             seen: std::array::from_fn(|_| None),
             complete: [false; KINDS],
             census: Census::new(node, fleet),
+            incumbents: IncumbentPods::default(),
         }
     }
 
@@ -77,8 +82,14 @@ impl Table {
         self.census.news()
     }
 
+    /// Pods of aws-node on this node, if they are others than were told last.
+    pub(super) fn incumbents(&mut self) -> Option<Incumbents> {
+        self.incumbents.news()
+    }
+
     /// Counts a pod anew, before the table takes it.
     fn count(&mut self, key: &Key, pod: Option<(&PodLite, Name)>) {
+        self.incumbents.note(key, pod.as_ref().map(|(pod, _)| *pod), &self.node);
         let content = self.cluster.namespaces.get(&key.0);
         let stored = content.and_then(|content| content.pods.get(&key.1));
         self.census.note(key, stored.map(AsRef::as_ref), pod);
@@ -155,6 +166,7 @@ impl Table {
                 if kind == PODS {
                     let seen = seen.as_ref();
                     self.census.list_ends(|key| seen.is_none_or(|seen| seen.contains(key)));
+                    self.incumbents.list_ends(|key| seen.is_none_or(|seen| seen.contains(key)));
                 }
                 first || removed > 0
             }

@@ -122,3 +122,35 @@ async fn a_list_anew_forgets_nodes_whose_pods_are_gone() {
     api.end_watches();
     reading(&handle, "one node", |told| ahead(told) == 1).await;
 }
+
+#[tokio::test]
+async fn pods_of_aws_node_on_this_node_are_named() {
+    let api = FakeApi::start().await;
+    let of = |name: &str, node: &str, owner: &str, phase: &str| {
+        let mut pod = pod("kube-system", name, node, "10.0.0.1");
+        pod["metadata"]["ownerReferences"] = json!([{"kind": "DaemonSet", "name": owner, "uid": "u"}]);
+        pod["status"]["phase"] = json!(phase);
+        pod
+    };
+    for (name, node, owner, phase) in [
+        ("aws-node-a", NODE, "aws-node", "Running"),
+        ("aws-node-b", "node-b", "aws-node", "Running"),
+        ("aws-node-c", NODE, "aws-node", "Failed"),
+        ("kube-proxy-a", NODE, "kube-proxy", "Running"),
+    ] {
+        api.put(PODS, of(name, node, owner, phase));
+    }
+    let (handle, _driver) = connected(&api, pace()).await;
+    let mut named = handle.incumbents();
+    let mut wait = async |wanted: &[&str]| {
+        let found =
+            timeout(BOUND, named.wait_for(|now| now.as_deref().is_some_and(|now| now == wanted))).await;
+        assert!(matches!(found, Ok(Ok(_))), "not {wanted:?}: {:?}", handle.incumbents().borrow().clone());
+    };
+    wait(&["kube-system/aws-node-a"]).await;
+    api.put(PODS, of("aws-node-d", NODE, "aws-node", "Pending"));
+    wait(&["kube-system/aws-node-a", "kube-system/aws-node-d"]).await;
+    api.delete(PODS, "kube-system", "aws-node-a");
+    api.put(PODS, of("aws-node-d", NODE, "aws-node", "Succeeded"));
+    wait(&[]).await;
+}

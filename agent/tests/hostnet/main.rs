@@ -1,39 +1,25 @@
 //! The host's network against the kernel, on a node with two ENIs in a VPC of a few commands.
 
+mod repair;
+mod world;
+
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel_test::{Need, NetNs, Trial, trial, wait_for};
-use netlink::{
-    Batch, Mac, Socket,
-    link::{self, Veth, VethIndices},
-};
-use tidepool_agent::hostnet::{
-    ActionKind, EniLink, HostNet, NodeNet, PodRoute, PortChoice, SnatMode, keep, table_of,
-};
-use tokio_util::sync::CancellationToken;
+use kernel_test::{Need, Trial, trial};
+use netlink::{Batch, Socket, link};
+use tidepool_agent::hostnet::{ActionKind, HostNet, NodeNet, PodRoute, SnatMode};
 
-const BOUND: Duration = Duration::from_secs(20);
-const PRIMARY_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
-const SECONDARY_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
-/// The node's primary address; pods' packets out of the VPC carry it.
-const NODE: &str = "10.20.0.10";
-/// A host of the VPC beyond both subnets.
-const VPC_HOST: &str = "10.20.32.5";
-/// A host outside the VPC.
-const INTERNET: &str = "198.51.100.10";
-/// An index that no link has.
-const NO_LINK: u32 = 9_999;
-/// A pod on the secondary ENI, and one on the primary.
-const POD_ON_SECONDARY: &str = "10.20.16.50";
-const POD_ON_PRIMARY: &str = "10.20.0.50";
+use world::{
+    BOUND, INTERNET, NO_LINK, NODE, POD_ON_PRIMARY, POD_ON_SECONDARY, SECONDARY_MAC, VPC_HOST, World, ask,
+    ask_from, ip, node_net, serve_mirror,
+};
 
 fn main() {
     let on_net = |name: &str, body: fn() -> Result<()>| -> Trial {
@@ -50,7 +36,13 @@ fn main() {
             "service_translation_comes_before_the_choice_of_eni",
             service_translation_comes_before_the_choice_of_eni,
         ),
-        on_net("foreign_deletions_are_repaired_within_a_second_and_counted", foreign_deletions_are_repaired),
+        on_net("foreign_damage_is_repaired_within_a_second_and_counted", repair::foreign_damage_is_repaired),
+        on_net(
+            "a_flush_of_all_is_repaired_on_a_full_node",
+            repair::a_flush_of_all_is_repaired_on_a_full_node,
+        ),
+        on_net("daily_life_asks_for_no_look", repair::daily_life_asks_for_no_look),
+        on_net("links_that_go_meanwhile_are_no_refusal", repair::links_that_go_meanwhile_are_no_refusal),
         on_net(
             "restart_removes_nothing_before_all_pods_are_known",
             restart_removes_nothing_before_all_pods_are_known,
@@ -60,168 +52,6 @@ fn main() {
         on_net("what_the_kernel_refuses_stops_nothing_else", what_the_kernel_refuses_stops_nothing_else),
         on_net("pods_are_found_by_their_links", pods_are_found_by_their_links),
     ]);
-}
-
-/// A node, the VPC around it, and two pods.
-struct World {
-    node: NetNs,
-    vpc: NetNs,
-    hostnet: HostNet,
-    pods: BTreeMap<&'static str, (NetNs, PodRoute)>,
-}
-
-fn ip(text: &str) -> Result<IpAddr> {
-    text.parse().with_context(|| text.to_owned())
-}
-
-fn eni(mac: Mac, device_index: u32, third: u8) -> Result<EniLink> {
-    Ok(EniLink {
-        mac,
-        device_index,
-        network_card: 0,
-        primary_ip: ip(&format!("10.20.{third}.10"))?,
-        subnet: format!("10.20.{third}.0/20").parse()?,
-        gateway: ip(&format!("10.20.{third}.1"))?,
-        table: table_of(device_index, 0),
-    })
-}
-
-fn node_net() -> Result<NodeNet> {
-    Ok(NodeNet {
-        primary: eni(PRIMARY_MAC, 0, 0)?,
-        secondary: vec![eni(SECONDARY_MAC, 1, 16)?],
-        vpc_cidrs: vec!["10.20.0.0/16".parse()?],
-        exclude_snat: vec![],
-        external_services: vec![],
-        snat: SnatMode::Internal(PortChoice::Random),
-        node_port: true,
-        mark: 0x80,
-        veth_prefix: "eni".into(),
-        eni_mtu: 1500,
-    })
-}
-
-impl World {
-    fn new() -> Result<Self> {
-        Self::with(node_net()?)
-    }
-
-    fn with(net: NodeNet) -> Result<Self> {
-        let (node, vpc) = (NetNs::new()?, NetNs::new()?);
-        let vpc_pid = vpc.path().to_str().context("UTF-8")?.to_owned();
-        // Both pairs by netlink: `ip` cannot name a namespace that has no name.
-        for (name, mac) in [("eth0", PRIMARY_MAC), ("eth1", SECONDARY_MAC)] {
-            let netns = File::open(&vpc_pid)?;
-            let veth = Veth {
-                name,
-                mac,
-                peer_netns: netns.as_fd(),
-                peer_name: name,
-                peer_mac: Mac([6, 0, 0, 0, 0, mac.0[5]]),
-                mtu: 1500,
-            };
-            link::create_veth(&mut Socket::open_in(File::open(node.path())?.as_fd())?, &veth)?;
-        }
-        // The hardest image: strict checks of sources, no forwarding.
-        sysctl(&node, "net.ipv4.conf.all.rp_filter", "1")?;
-        sysctl(&node, "net.ipv4.conf.eth0.rp_filter", "1")?;
-        sysctl(&node, "net.ipv4.conf.eth1.rp_filter", "1")?;
-        sysctl(&node, "net.ipv4.ip_forward", "0")?;
-        node.ip("link set lo up\naddr add 10.20.0.10/20 dev eth0\nroute add default via 10.20.0.1 dev eth0\nlink set eth1 down")?;
-        // The VPC drops what comes from the wrong ENI, as EC2 does.
-        sysctl(&vpc, "net.ipv4.conf.all.rp_filter", "1")?;
-        vpc.ip(
-            "link set lo up\nlink set eth0 up\nlink set eth1 up\naddr add 10.20.0.1/20 dev eth0\naddr add 10.20.16.1/20 dev eth1\n\
-             addr add 10.20.32.5/32 dev lo\naddr add 198.51.100.10/32 dev lo\n\
-             route add 10.20.16.50/32 via 10.20.16.10 dev eth1 onlink\nroute add 10.20.0.50/32 via 10.20.0.10 dev eth0 onlink",
-        )?;
-        // The VPC's addresses for the secondary ENI are reached by its own MAC only: no ARP answers for pods.
-        let hostnet = node.run(HostNet::open)?;
-        ensure!(hostnet.set_node(net.clone()) && !hostnet.set_node(net));
-        hostnet.reconcile()?;
-        let mut world = Self { node, vpc, hostnet, pods: BTreeMap::new() };
-        world.add_pod(POD_ON_SECONDARY, 2)?;
-        world.add_pod(POD_ON_PRIMARY, netlink::TABLE_MAIN)?;
-        world.hostnet.pods_complete();
-        Ok(world)
-    }
-
-    /// What plugin and agent do.
-    fn add_pod(&mut self, address: &'static str, table: u32) -> Result<()> {
-        let pod = NetNs::new()?;
-        let host_mac = Mac([2, 1, 0, 0, 0, u8::try_from(self.pods.len())?]);
-        let pod_mac = Mac([2, 2, 0, 0, 0, u8::try_from(self.pods.len())?]);
-        let host_ifname = format!("eni{}", self.pods.len());
-        let netns = File::open(pod.path())?;
-        let veth = Veth {
-            name: &host_ifname,
-            mac: host_mac,
-            peer_netns: netns.as_fd(),
-            peer_name: "eth0",
-            peer_mac: pod_mac,
-            mtu: 1500,
-        };
-        let mut socket = Socket::open_in(File::open(self.node.path())?.as_fd())?;
-        let VethIndices { near, .. } = link::create_veth(&mut socket, &veth)?;
-        let route = PodRoute {
-            address: ip(address)?,
-            host_ifname,
-            host_ifindex: near,
-            pod_mac: Some(pod_mac),
-            table: Some(table),
-        };
-        self.hostnet.add_pod(&route)?;
-        self.hostnet.add_pod(&route).context("again is the same")?;
-        pod.ip(&format!(
-            "link set lo up\nlink set eth0 up\naddr add {address}/32 dev eth0\nneigh add 169.254.1.1 lladdr {host_mac} dev eth0 nud permanent\n\
-             route add 169.254.1.1 dev eth0 scope link\nroute add default via 169.254.1.1 dev eth0"
-        ))?;
-        self.pods.insert(address, (pod, route));
-        Ok(())
-    }
-
-    fn pod(&self, address: &str) -> &NetNs {
-        &self.pods[address].0
-    }
-
-    /// A server in the VPC that answers with the address it was asked from.
-    fn mirror(&self, address: &str) -> Result<()> {
-        serve_mirror(&self.vpc, address)
-    }
-}
-
-fn serve_mirror(ns: &NetNs, address: &str) -> Result<()> {
-    let socket = ns.run(|| UdpSocket::bind((address, 9000)))?;
-    socket.set_read_timeout(Some(BOUND))?;
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        // Ends with the test: the last read times out.
-        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(peer.to_string().as_bytes(), peer);
-        }
-    });
-    Ok(())
-}
-
-fn sysctl(ns: &NetNs, name: &str, value: &str) -> Result<()> {
-    let path = format!("/proc/sys/{}", name.replace('.', "/"));
-    ns.run(|| std::fs::write(&path, value)).with_context(|| path.clone())
-}
-
-/// Asks `to` from inside `from`; the address that it was asked from, or why there is no answer.
-fn ask(from: &NetNs, to: &str) -> Result<String> {
-    Ok(ask_from(from, 0, to)?.ip().to_string())
-}
-
-/// The same from a port of one's own.
-fn ask_from(from: &NetNs, port: u16, to: &str) -> Result<SocketAddr> {
-    let socket = from.run(|| UdpSocket::bind(("0.0.0.0", port)))?;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
-    socket.connect(to)?;
-    socket.send(b"who am I?")?;
-    let mut buffer = [0; 64];
-    let length = socket.recv(&mut buffer).with_context(|| format!("no answer from {to}"))?;
-    Ok(String::from_utf8(buffer[..length].to_vec())?.parse()?)
 }
 
 fn pods_reach_the_vpc_and_the_internet() -> Result<()> {
@@ -321,81 +151,6 @@ fn service_translation_comes_before_the_choice_of_eni() -> Result<()> {
         world.node.output("nft", &["delete", "table", "ip", "kube-proxy"])?;
     }
     Ok(())
-}
-
-fn foreign_deletions_are_repaired() -> Result<()> {
-    let world = World::new()?;
-    world.hostnet.reconcile()?;
-    let repairs: Arc<Mutex<BTreeMap<ActionKind, u64>>> = Arc::default();
-    let (stop, hostnet, told) = (CancellationToken::new(), world.hostnet.clone(), Arc::clone(&repairs));
-    let stopped = stop.clone();
-    std::thread::scope(|scope| -> Result<()> {
-        let keeping = scope.spawn(|| {
-            world.node.run(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(keep(hostnet, stopped, move |outcome| {
-                    let mut repairs = told.lock().unwrap_or_else(PoisonError::into_inner);
-                    for (kind, count) in outcome.map(|report| report.repairs).unwrap_or_default() {
-                        *repairs.entry(kind).or_default() += count;
-                    }
-                }));
-                std::io::Result::Ok(())
-            })
-        });
-        let deletions: &[(&str, &[&str], ActionKind)] = &[
-            ("ip", &["rule", "del", "pref", "512", "to", POD_ON_SECONDARY], ActionKind::Rule),
-            ("ip", &["rule", "del", "pref", "1024"], ActionKind::Rule),
-            ("ip", &["rule", "del", "pref", "1536"], ActionKind::Rule),
-            ("ip", &["rule", "del", "pref", "32765"], ActionKind::Rule),
-            ("ip", &["route", "del", POD_ON_SECONDARY], ActionKind::Route),
-            ("ip", &["route", "del", "default", "table", "2"], ActionKind::Route),
-            ("ip", &["route", "flush", "table", "2"], ActionKind::Route),
-            ("ip", &["route", "replace", POD_ON_SECONDARY, "dev", "eth0"], ActionKind::Route),
-            ("ip", &["neigh", "del", POD_ON_SECONDARY, "dev", "eni0"], ActionKind::Neighbour),
-            ("ip", &["addr", "flush", "dev", "eth1"], ActionKind::Address),
-            ("ip", &["link", "set", "eni0", "down"], ActionKind::Link),
-            ("ip", &["link", "set", "eth1", "down"], ActionKind::Link),
-            ("nft", &["delete", "table", "ip", "tidepool"], ActionKind::Nftables),
-            ("nft", &["flush", "chain", "ip", "tidepool", "translate"], ActionKind::Nftables),
-            ("nft", &["flush", "ruleset"], ActionKind::Nftables),
-        ];
-        let outcome = deletions.iter().try_for_each(|(command, arguments, kind)| {
-            let count =
-                || repairs.lock().unwrap_or_else(PoisonError::into_inner).get(kind).copied().unwrap_or(0);
-            let before = count();
-            let settled = world.picture()?;
-            world.node.output(command, arguments)?;
-            let started = Instant::now();
-            wait_for(&format!("{arguments:?} to be repaired"), BOUND, || {
-                (world.picture().ok()? == settled).then_some(())
-            })?;
-            let took = started.elapsed();
-            ensure!(took < Duration::from_secs(1), "{arguments:?} took {took:?}");
-            wait_for("the counter", BOUND, || (count() > before).then_some(()))
-        });
-        stop.cancel();
-        keeping.join().expect("no panic")?;
-        outcome
-    })
-}
-
-impl World {
-    /// All that we make on the node, as other tools show it, in order.
-    fn picture(&self) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        for arguments in [
-            &["rule", "show"][..],
-            &["route", "show", "table", "all", "proto", "116"],
-            &["neigh", "show", "nud", "permanent"],
-            &["-4", "-o", "addr", "show", "dev", "eth1"],
-            &["-o", "link", "show", "up"],
-        ] {
-            lines.extend(self.node.output("ip", arguments)?.lines().map(str::to_owned));
-        }
-        lines.extend(self.node.output("nft", &["-s", "list", "ruleset"])?.lines().map(str::to_owned));
-        lines.sort();
-        Ok(lines)
-    }
 }
 
 fn restart_removes_nothing_before_all_pods_are_known() -> Result<()> {

@@ -16,10 +16,11 @@ use netlink::{
     link::{self, Ipv4Conf, LinkChange, Veth, VethIndices},
     monitor::LinkMonitor,
     neighbour::{self, Neighbour},
-    nft::{self, Chain, ChainKind, Compare, Expression, Hook, MarkSource, NatFlags, Set, Table, TableFamily},
     route::{self, Route},
     rule::{self, Rule},
 };
+
+mod nftables;
 
 const HOST_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const POD_MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -38,6 +39,7 @@ fn main() {
         trial("waiting_for_a_carrier_ends_at_the_deadline", &net, waiting_for_a_carrier_ends_at_the_deadline),
         trial("routes_come_back_as_they_were_put", &net, routes_come_back_as_they_were_put),
         trial("rules_come_back_and_foreign_ones_stay", &net, rules_come_back_and_foreign_ones_stay),
+        trial("rules_are_mirrored_without_listing_them", &net, rules_are_mirrored_without_listing_them),
         trial("addresses_and_neighbours_come_back", &net, addresses_and_neighbours_come_back),
         trial("sysctls_are_set_without_proc", &net, sysctls_are_set_without_proc),
         trial(
@@ -45,8 +47,17 @@ fn main() {
             &net,
             long_batches_and_interrupted_dumps_are_whole,
         ),
-        trial("table_is_replaced_at_once_and_read_by_nft", &nft, table_is_replaced_at_once_and_read_by_nft),
-        trial("foreign_changes_of_the_table_are_seen", &nft, foreign_changes_of_the_table_are_seen),
+        trial(
+            "table_is_replaced_at_once_and_read_by_nft",
+            &nft,
+            nftables::table_is_replaced_at_once_and_read_by_nft,
+        ),
+        trial("foreign_changes_of_the_table_are_seen", &nft, nftables::foreign_changes_of_the_table_are_seen),
+        trial(
+            "rules_of_iptables_are_known_and_removed",
+            &nft,
+            nftables::rules_of_iptables_are_known_and_removed,
+        ),
     ]);
 }
 
@@ -255,6 +266,47 @@ fn rules_come_back_and_foreign_ones_stay() -> Result<()> {
     Ok(())
 }
 
+fn rules_are_mirrored_without_listing_them() -> Result<()> {
+    let ns = NetNs::new()?;
+    let mut socket = socket_in(&ns)?;
+    // One that cannot list: what it has then is what was announced.
+    let mut elsewhere = NetNs::new().and_then(|ns| socket_in(&ns))?;
+    let mut mirror = ns.run(|| rule::Mirror::open(Family::V4))?;
+    let same = |mirror: &mut rule::Mirror, lister: &mut Socket, socket: &mut Socket| -> Result<()> {
+        let sorted = |mut rules: Vec<Rule>| {
+            rules.sort();
+            rules
+        };
+        let mirrored = sorted(mirror.rules(lister)?.to_vec());
+        let listed = sorted(rule::list(socket, Family::V4)?);
+        ensure!(mirrored == listed, "{mirrored:?} is not {listed:?}");
+        Ok(())
+    };
+    same(&mut mirror, &mut socket_in(&ns)?, &mut socket)?;
+    let to =
+        |last: u8| Rule { to: Some(IpAddr::from([10, 0, 0, last]).into()), ..Rule::new(512, TABLE_MAIN) };
+    let mut batch = Batch::new();
+    (0..100).for_each(|last| rule::add(&mut batch, &to(last)));
+    socket.run(batch)?;
+    ns.ip("rule add pref 77 from 10.1.0.0/16 iif lo fwmark 5/7 lookup 99 proto 4\nrule add pref 78 to 10.9.9.9 blackhole")?;
+    same(&mut mirror, &mut elsewhere, &mut socket)?;
+    ns.ip("rule delete pref 77\nrule delete pref 78")?;
+    let mut batch = Batch::new();
+    (0..50).for_each(|last| rule::delete(&mut batch, &to(last)));
+    socket.run(batch)?;
+    same(&mut mirror, &mut elsewhere, &mut socket)?;
+    ensure!(mirror.rules(&mut elsewhere)?.len() == 53, "the kernel's own three and fifty");
+    // More than the kernel keeps for a listener: it lists again.
+    for _ in 0..10 {
+        for change in [rule::add as fn(&mut Batch, &Rule), rule::delete] {
+            let mut batch = Batch::new();
+            (100..200).for_each(|last| change(&mut batch, &to(last)));
+            socket.run(batch)?;
+        }
+    }
+    same(&mut mirror, &mut socket_in(&ns)?, &mut socket)
+}
+
 fn addresses_and_neighbours_come_back() -> Result<()> {
     let mut pair = pair()?;
     let address = Address { link: pair.index, network: network("10.0.3.7/20")?, no_prefix_route: true };
@@ -267,6 +319,10 @@ fn addresses_and_neighbours_come_back() -> Result<()> {
     }
     ensure!(address::list(&mut pair.host_socket)?.contains(&address));
     ensure!(neighbour::list(&mut pair.host_socket, Family::V4)?.contains(&entry));
+    for (link, expected) in [(pair.index, 1), (1, 0)] {
+        let on_link = neighbour::list_on(&mut pair.host_socket, Family::V4, link)?;
+        ensure!(on_link.len() == expected, "{link}: {on_link:?}");
+    }
     let table = route::list(&mut pair.host_socket, Family::V4)?;
     ensure!(table.is_empty(), "the address made a route: {table:?}");
     for _ in 0..2 {
@@ -329,146 +385,4 @@ fn long_batches_and_interrupted_dumps_are_whole() -> Result<()> {
         drop(stop);
         Ok(())
     })
-}
-
-fn table() -> Result<Table> {
-    let mark = 0x80;
-    let outside = [
-        Expression::LoadNetworkHeader { offset: 16, len: 4 },
-        Expression::Lookup { set: "inside".into(), absent: true },
-    ];
-    let marking = nft::Rule {
-        comment: "marks".into(),
-        expressions: [
-            &Expression::input_begins("eni")[..],
-            &Expression::destination_local(nft::AddressType::OfArrival, Compare::Different),
-            &outside,
-            &Expression::set_mark(MarkSource::Connection, mark),
-            &Expression::has_mark(MarkSource::Connection, mark),
-            &Expression::set_mark(MarkSource::Packet, mark),
-            &[Expression::Counter],
-        ]
-        .concat(),
-    };
-    let translating = nft::Rule {
-        comment: "translates".into(),
-        expressions: [
-            &Expression::output_is("eth0")[..],
-            &outside,
-            &[
-                Expression::Counter,
-                Expression::SourceNat { to: ip("10.0.0.5")?, flags: NatFlags::FullyRandom },
-            ],
-        ]
-        .concat(),
-    };
-    let masquerading = nft::Rule {
-        comment: "masquerades".into(),
-        expressions: vec![Expression::Masquerade { flags: NatFlags::Random }],
-    };
-    let returning = nft::Rule { comment: "returns".into(), expressions: vec![Expression::Return] };
-    let accepting = nft::Rule { comment: "accepts".into(), expressions: vec![Expression::Accept] };
-    Ok(Table {
-        family: TableFamily::Ip,
-        name: "test".into(),
-        sets: vec![Set {
-            name: "inside".into(),
-            ranges: nft::merge(&[
-                network("10.0.0.0/16")?,
-                network("10.1.0.0/16")?,
-                network("255.255.255.0/24")?,
-            ]),
-        }],
-        chains: vec![
-            Chain {
-                name: "in".into(),
-                kind: ChainKind::Filter,
-                hook: Hook::Prerouting,
-                priority: -90,
-                rules: vec![marking, returning, accepting],
-            },
-            Chain {
-                name: "out".into(),
-                kind: ChainKind::Nat,
-                hook: Hook::Postrouting,
-                priority: 110,
-                rules: vec![translating, masquerading],
-            },
-        ],
-    })
-}
-
-fn table_is_replaced_at_once_and_read_by_nft() -> Result<()> {
-    let ns = NetNs::new()?;
-    let mut socket = ns.run(nft::open)?;
-    let mut table = table()?;
-    ensure!(nft::observe(&mut socket, &table)?.is_none());
-    for _ in 0..2 {
-        nft::replace(&mut socket, &table)?;
-        let expected = nft::Observed::expected(&table);
-        let observed = nft::observe(&mut socket, &table)?.context("the table")?;
-        ensure!(observed == expected, "{observed:?} is not {expected:?}");
-    }
-    let shown = ns.output("nft", &["list", "ruleset"])?;
-    for line in [
-        "elements = { 10.0.0.0/15, 255.255.255.0/24 }",
-        "type filter hook prerouting priority -90; policy accept;",
-        "type nat hook postrouting priority 110; policy accept;",
-        r#"iifname "eni*" fib daddr . iif type != local ip daddr != @inside ct mark set ct mark | 0x00000080 ct mark & 0x00000080 != 0x00000000 meta mark set meta mark | 0x00000080"#,
-        r#"oifname "eth0" ip daddr != @inside counter packets 0 bytes 0 snat to 10.0.0.5 fully-random comment "translates""#,
-        r#"masquerade random comment "masquerades""#,
-        r#"return comment "returns""#,
-        r#"accept comment "accepts""#,
-    ] {
-        let flat = |text: &str| {
-            text.split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-                .replace("dstnat + 10", "-90")
-                .replace("srcnat + 10", "110")
-        };
-        ensure!(flat(&shown).contains(&flat(line)), "{line:?} is not in\n{shown}");
-    }
-    // A transaction that fails in its middle changes nothing.
-    table.chains.push(Chain {
-        name: "in".into(),
-        kind: ChainKind::Nat,
-        hook: Hook::Postrouting,
-        priority: 1,
-        rules: vec![],
-    });
-    let refused = nft::replace(&mut socket, &table).expect_err("two chains of one name and different kinds");
-    ensure!(refused.errno().is_some(), "{refused}");
-    ensure!(ns.output("nft", &["list", "ruleset"])? == shown);
-    for _ in 0..2 {
-        nft::remove(&mut socket, TableFamily::Ip, "test")?;
-    }
-    ensure!(ns.output("nft", &["list", "ruleset"])?.trim().is_empty());
-    Ok(())
-}
-
-fn foreign_changes_of_the_table_are_seen() -> Result<()> {
-    let ns = NetNs::new()?;
-    let mut socket = ns.run(nft::open)?;
-    let table = table()?;
-    let expected = Some(nft::Observed::expected(&table));
-    let changes: [&[&str]; 6] = [
-        &["flush", "chain", "ip", "test", "out"],
-        &["delete", "table", "ip", "test"],
-        &["add", "rule", "ip", "test", "in", "drop"],
-        &["insert", "rule", "ip", "test", "out", "accept"],
-        &["add", "chain", "ip", "test", "more"],
-        &["flush", "ruleset"],
-    ];
-    for change in changes {
-        nft::replace(&mut socket, &table)?;
-        ensure!(nft::observe(&mut socket, &table)? == expected);
-        ns.output("nft", change)?;
-        ensure!(nft::observe(&mut socket, &table)? != expected, "{change:?} was not seen");
-    }
-    // Another's table is none of our business.
-    nft::replace(&mut socket, &table)?;
-    ns.output("nft", &["add", "table", "ip", "other"])?;
-    ensure!(nft::observe(&mut socket, &table)? == expected);
-    Ok(())
 }

@@ -5,6 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod apiserver;
+pub mod aws_node;
+pub mod containerd;
 pub mod demo;
 pub mod house;
+pub mod kube_proxy;
 pub mod world;

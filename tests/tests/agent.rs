@@ -23,8 +23,6 @@ mod restart;
 mod state;
 #[path = "agent/sweep.rs"]
 mod sweep;
-#[path = "agent/takeover.rs"]
-mod takeover;
 #[path = "agent/truth.rs"]
 mod truth;
 
@@ -47,6 +45,7 @@ fn main() {
         ("no_connection_slips_in_before_the_policy", policy::first_packet),
         ("verdicts_follow_policies_and_labels_and_flows_die", policy::changes),
         ("what_others_remove_is_put_back", repair::put_back),
+        ("a_cidr_that_the_vpc_gets_is_translated_no_more", repair::vpc_cidrs),
         ("pages_and_commands_tell_the_truth", commands::pages),
         ("readiness_waits_for_kubernetes", commands::readiness),
         ("a_second_agent_is_refused", commands::second_agent),
@@ -55,7 +54,6 @@ fn main() {
         ("a_cooldown_outlives_the_agent", state::cooldown),
         ("state_of_a_newer_agent_is_refused_with_the_remedy", state::newer),
         ("pods_are_repaired_and_deleted_without_the_kubernetes_api", state::without_kubernetes),
-        ("a_node_of_aws_node_is_taken_over_with_its_pods", takeover::from_incumbent),
         ("what_a_terminated_node_left_over_is_swept_by_one_of_the_others", sweep::leaked),
     ];
     let mut trials: Vec<Trial> = tests.into_iter().map(|(name, body)| trial(name, NEEDS, body)).collect();

@@ -37,7 +37,10 @@ pub(crate) struct Built {
 /// The variable by which the agent's build finds the kernel programs.
 pub(crate) const OBJECT_VARIABLE: &str = "TIDEPOOL_EBPF_OBJECT";
 
-const PLUGIN: &str = "tidepool-cni";
+/// The C library inside.
+const STATIC: &str = "-Ctarget-feature=+crt-static";
+/// The CNI plugin's package and binary.
+pub(crate) const PLUGIN: &str = "tidepool-cni";
 
 /// Builds the kernel programs first, since the agent carries them inside.
 pub(crate) fn run(workspace: &Workspace, tools: &Tools, profile: Profile) -> Result<Built> {
@@ -67,7 +70,7 @@ fn release(workspace: &Workspace, object: PathBuf) -> Result<Built> {
     command
         .args(["build", "--workspace", "--bins", "--locked", "--release"])
         .args(["--exclude", "xtask", "--target", &host])
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("CARGO_ENCODED_RUSTFLAGS", STATIC)
         .env_remove("RUSTFLAGS")
         .env(OBJECT_VARIABLE, &object);
     process::run(&mut command).context("building the workspace")?;
@@ -88,6 +91,19 @@ fn release(workspace: &Workspace, object: PathBuf) -> Result<Built> {
         bin_dir.join(PLUGIN)
     };
     Ok(Built { bin_dir, plugin, object })
+}
+
+/// An example of the plugin's package, built as the plugin is where there is no
+/// musl; returns its path.
+pub(crate) fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut command = workspace.cargo();
+    command
+        .args(["build", "--package", PLUGIN, "--example", name, "--locked", "--release", "--target", &host])
+        .env("CARGO_ENCODED_RUSTFLAGS", STATIC)
+        .env_remove("RUSTFLAGS");
+    process::run(&mut command).with_context(|| format!("building {name}"))?;
+    Ok(workspace.target().join(&host).join("release/examples").join(name))
 }
 
 /// Whether the active tool chain has the standard library of a target.

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod demo;
 mod ebpf;
@@ -44,6 +45,8 @@ enum Command {
     BuildEbpf,
     /// Two nodes, an application and its policies, in a VPC on this machine.
     Demo(demo::Options),
+    /// How long ADD and DEL take, beside other plugins.
+    Bench(bench::Options),
     /// The pool in simulated time, beside the incumbent's on the same work.
     Sim(sim::Options),
     /// Formats, lints and every test, those that need root and the kernel too.
@@ -78,6 +81,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", ebpf::build(&workspace, &tools.ebpf)?.display());
         }
         Command::Demo(options) => return demo::run(&workspace, &options),
+        Command::Bench(options) => return bench::run(&workspace, &options),
         Command::Sim(options) => return sim::run(&workspace, &options),
         Command::Test(options) => return test::run(&workspace, &options),
     }

@@ -71,7 +71,19 @@ impl World {
         Self::launch(&["--kubeconfig", kubeconfig], environment)
     }
 
+    /// Some nodes whose pods the caller runs: nothing acts on objects of the Kubernetes API.
+    pub fn without_kubelets(nodes: usize, instance_type: &str) -> Result<Self> {
+        Self::launch_with(&["--nodes", &nodes.to_string(), "--instance-type", instance_type], &[])
+    }
+
     fn launch(options: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
+        let plugins = inside_node(&bin_dir()?);
+        // Plugins of others are on the node itself.
+        let path = format!("{}:/opt/cni/bin", plugins.to_str().context("a path that is no text")?);
+        Self::launch_with(&[options, &["--kubelet", "--cni-bin", &path]].concat(), environment)
+    }
+
+    fn launch_with(options: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let bin = bin_dir()?;
         let mut simulator = Command::new("setpriv")
@@ -79,8 +91,7 @@ impl World {
             .arg(bin.join("vpc-sim"))
             .arg("up")
             .args(options)
-            .args(["--calm", "--kubelet", "--cni-bin"])
-            .arg(inside_node(&bin))
+            .arg("--calm")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(dir.path().join("vpc-sim.log"))?)

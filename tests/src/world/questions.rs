@@ -67,6 +67,17 @@ impl World {
         Ok(serde_json::from_str(&response.body_mut().read_to_string()?)?)
     }
 
+    /// A DELETE at the Kubernetes API.
+    pub fn delete_now(&self, path: &str) -> Result<()> {
+        let file = std::fs::read_to_string(text(&self.up["kubeconfig"]))?;
+        let file: serde_yaml_ng::Value = serde_yaml_ng::from_str(&file)?;
+        let server = file["clusters"][0]["cluster"]["server"].as_str().context("no server")?;
+        let mut response = self.http.delete(format!("{server}{path}")).call()?;
+        let answer = response.body_mut().read_to_string()?;
+        ensure!(response.status().is_success(), "{path}: {answer}");
+        Ok(())
+    }
+
     /// All pods as the kubelet has them.
     pub fn pods(&self) -> Result<Vec<Value>> {
         Ok(items(&self.control("/pods", None)?).cloned().collect())
@@ -153,7 +164,10 @@ pub fn client() -> ureq::Agent {
 }
 
 /// Runs `work` on a thread that enters a network namespace and ends there.
-fn in_netns<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub fn in_netns<T: Send + 'static>(
+    netns: &Path,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let file = File::open(netns).with_context(|| format!("opening {}", netns.display()))?;
     let thread = std::thread::spawn(move || {
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;

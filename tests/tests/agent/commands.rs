@@ -139,13 +139,19 @@ pub(crate) fn second_agent() -> Result<()> {
 }
 
 pub(crate) fn uninstall() -> Result<()> {
-    let world = World::start(STILL_POOL)?;
+    let mut world = World::start(STILL_POOL)?;
     let ready = |world: &World| -> Option<String> {
         let node = world.kubernetes(&format!("/api/v1/nodes/{NODE}")).ok()?;
         let found = items(&node["status"]["conditions"]).find(|one| one["type"] == "Ready")?;
         Some(text(&found["status"]).to_owned())
     };
     world.wait("the node is Ready", || (ready(&world)? == "True").then_some(()))?;
+    // Under an agent that runs it would be pointless.
+    let refused = world.run(NODE, &["tidepool-agent", "uninstall"])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(1) && said.contains("an agent runs on this node"), "{said}");
+    ensure!(world.agent_page(NODE, "/readyz")?.0 == 200, "the agent minds");
+    world.kill_agent(NODE)?;
     world.inside(NODE, &["tidepool-agent", "uninstall"])?;
     let listed = world.inside(NODE, &["ls", "-A", "/etc/cni/net.d"])?;
     ensure!(listed.trim().is_empty(), "{listed}");

@@ -47,11 +47,13 @@ pub(crate) struct Explanation {
 }
 
 /// Installs the plugin on a node and starts its agent, from the main thread,
-/// with the capabilities that daemonset.yaml gives it and no others.
+/// with the capabilities that daemonset.yaml gives it and no others. `knobs` are
+/// added to its environment.
 pub(crate) fn start(
     node: &Node,
     bin_dir: &Path,
     capabilities: &[String],
+    knobs: &[(&str, &str)],
     scratch: &Scratch,
 ) -> Result<Agent> {
     let program = simulation::inside_node(&bin_dir.join("tidepool-agent"));
@@ -67,6 +69,7 @@ pub(crate) fn start(
     let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     let mut command = enter(node, process::tied("nsenter"));
     environment(&mut command, node)
+        .envs(knobs.iter().copied())
         .args(["setpriv", "--bounding-set", &only(capabilities), "--"])
         .arg(program)
         .arg("run")

@@ -4,16 +4,16 @@
 //! It uses only what any user of the simulator can: the line that `vpc-sim up`
 //! prints, its control endpoint, and the agents' own HTTP endpoint.
 
-mod agents;
-mod control;
+pub(crate) mod agents;
+pub(crate) mod control;
 mod document;
-mod example;
-mod interrupt;
+pub(crate) mod example;
+pub(crate) mod interrupt;
 mod matrix;
 mod report;
 mod scene;
-mod scratch;
-mod simulation;
+pub(crate) mod scratch;
+pub(crate) mod simulation;
 mod verdicts;
 
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ pub(crate) struct Options {
 }
 
 /// Exit code of a shell's command that ended by Ctrl-C.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Runs the demo. The code is 1 when a cell differs from the expected matrix.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {

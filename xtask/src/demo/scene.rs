@@ -53,7 +53,14 @@ impl<'a> Scene<'a> {
         interrupt: &'a Interrupt,
     ) -> Result<Self> {
         let scratch = Scratch::new()?;
-        let request = Request { bin_dir, seed: options.seed, kubeconfig: options.kubeconfig.as_deref() };
+        let request = Request {
+            bin_dir,
+            seed: options.seed,
+            kubeconfig: options.kubeconfig.as_deref(),
+            nodes: 2,
+            instance_type: "m5.large",
+            lived_in: true,
+        };
         let (simulator, up) = simulation::start(&request, &scratch, interrupt)?;
         let control = Control::new(&up.control);
         let mut scene = Self {
@@ -66,7 +73,7 @@ impl<'a> Scene<'a> {
             scratch,
         };
         for node in scene.up.nodes.clone() {
-            scene.agents.push(agents::start(&node, bin_dir, capabilities, &scene.scratch)?);
+            scene.agents.push(agents::start(&node, bin_dir, capabilities, &[], &scene.scratch)?);
         }
         Ok(scene)
     }

@@ -70,6 +70,11 @@ pub(crate) struct Request<'a> {
     pub(crate) bin_dir: &'a Path,
     pub(crate) seed: u64,
     pub(crate) kubeconfig: Option<&'a Path>,
+    pub(crate) nodes: u32,
+    pub(crate) instance_type: &'a str,
+    /// Whether pods run there, and the cloud takes its time: a place to live in. Else it answers at once, and nobody
+    /// but the caller uses its nodes.
+    pub(crate) lived_in: bool,
 }
 
 /// Until it is ready it makes namespaces and a handful of certificates.
@@ -88,14 +93,18 @@ pub(crate) fn start(
     let stderr = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     let mut command = process::tied(request.bin_dir.join("vpc-sim"));
     command
-        .args(["up", "--nodes", "2", "--kubelet", "--cni-bin"])
-        .arg(inside_node(request.bin_dir))
+        .args(["up", "--nodes", &request.nodes.to_string(), "--instance-type", request.instance_type])
         .args(["--seed", &request.seed.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)
         // Ctrl-C is ours: it must outlive the agents.
         .process_group(0);
+    if request.lived_in {
+        command.args(["--kubelet", "--cni-bin"]).arg(inside_node(request.bin_dir));
+    } else {
+        command.arg("--calm");
+    }
     if let Some(file) = request.kubeconfig {
         command.arg("--kubeconfig").arg(file);
     }

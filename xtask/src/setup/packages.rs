@@ -37,6 +37,24 @@ const PACKAGES: &[Package] = &[
     Package { name: "nftables", found: Found::Command("nft"), from: Purpose::Demo },
     // What a kept demo tells one to look around with.
     Package { name: "curl", found: Found::Command("curl"), from: Purpose::Demo },
+    // A real container runtime, which the tests run inside the nodes, and the plugins that it chains to ours.
+    Package { name: "containerd", found: Found::Command("containerd"), from: Purpose::Test },
+    Package { name: "runc", found: Found::Command("runc"), from: Purpose::Test },
+    Package {
+        name: "containernetworking-plugins",
+        found: Found::File("/usr/lib/cni/portmap"),
+        from: Purpose::Test,
+    },
+    // Images of pods are made of it.
+    Package { name: "busybox-static", found: Found::Command("busybox"), from: Purpose::Test },
+    // Of the agent's image: without any, TLS clients do not start.
+    Package {
+        name: "ca-certificates",
+        found: Found::File("/etc/ssl/certs/ca-certificates.crt"),
+        from: Purpose::Test,
+    },
+    // portmap calls it, and rules of kube-proxy are put in by it.
+    Package { name: "iptables", found: Found::Command("iptables-nft"), from: Purpose::Test },
     Package { name: "python3-venv", found: Found::PythonModule("ensurepip"), from: Purpose::Test },
     Package { name: "kubernetes-client", found: Found::Command("kubectl"), from: Purpose::Test },
 ];

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use system_tests::house::{items, text};
 
-use super::restart::echoes;
+use super::echoes;
 use system_tests::world::World;
 use system_tests::world::manifests::pod;
 

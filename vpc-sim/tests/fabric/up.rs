@@ -87,9 +87,11 @@ fn ready_line() -> Result<()> {
     let ready = &sim.ready;
     let keys: Vec<&String> = ready.as_object().context("an object")?.keys().collect();
     ensure!(
-        keys == ["ec2", "control", "kubeconfig", "vpc", "subnets", "security_group", "nodes"],
+        keys == ["ec2", "control", "kubeconfig", "vpc", "subnets", "security_group", "nodes", "internet"],
         "{keys:?}"
     );
+    let internet = Path::new(ready["internet"].as_str().context("a path")?);
+    ensure!(internet.exists(), "{} is not there", internet.display());
     ensure!(ready["vpc"]["cidr"] == "10.20.0.0/16");
     let subnets = ready["subnets"].as_array().context("subnets")?;
     ensure!(subnets.len() == 2 && subnets[0]["az"] == "us-west-2a" && subnets[1]["az"] == "us-west-2b");

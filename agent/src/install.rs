@@ -164,7 +164,8 @@ mod tests {
     #[test]
     fn others_are_chained_where_they_are_installed() {
         let bin = tempfile::tempdir().expect("a directory");
-        let list = || conflist(Path::new("/s"), Duration::from_secs(35), Chained::installed(bin.path(), true));
+        let list =
+            || conflist(Path::new("/s"), Duration::from_secs(35), Chained::installed(bin.path(), true));
         let types = |list: &Value| -> Vec<String> {
             list["plugins"].as_array().into_iter().flatten().map(|one| one["type"].to_string()).collect()
         };

@@ -57,7 +57,11 @@ fn main() {
         kernel("the_node_agents_pins_go_with_the_last_link", incumbent::pins_go_with_the_last_link),
         kernel("both_rates_and_policy_hold_beside_the_bandwidth_plugin", shaped::both_rates_and_policy),
         kernel("an_unshaped_pod_is_faster_than_a_shaped_one", shaped::unshaped_is_faster),
+        kernel("flows_that_were_silent_for_long_end", incumbent::silent_flows_are_not_brought_back),
+        kernel("milliseconds_per_reading", incumbent::milliseconds_per_reading),
+        kernel("its_names_alone_are_nobodys", incumbent::names_alone_are_nobodys),
         kernel("a_node_is_left_without_filters_and_pins", incumbent::withdrawn),
+        kernel("what_others_have_stays_when_a_node_is_left", incumbent::nothing_of_others_is_withdrawn),
         kernel("nanoseconds_per_packet", cost::nanoseconds_per_packet),
         kernel("microseconds_per_link", cost::microseconds_per_link),
     ]);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::{environment::is_name, error::Error, result::PrevResult, version::Version};
@@ -26,10 +26,10 @@ struct RawConf {
     dns: Option<Value>,
     runtime_config: Option<Value>,
     prev_result: Option<Value>,
-    #[serde(rename = "cni.dev/valid-attachments")]
+    #[serde(rename = "cni.dev/valid-attachments", default, deserialize_with = "present")]
     valid_attachments: Option<Value>,
     /// What drafts of the specification called it; libcni gives both.
-    #[serde(rename = "cni.dev/attachments")]
+    #[serde(rename = "cni.dev/attachments", default, deserialize_with = "present")]
     attachments: Option<Value>,
 }
 
@@ -94,6 +94,11 @@ impl NetConf {
 
 fn field(field: &'static str, problem: impl Into<String>) -> Error {
     Error::Field { field, problem: problem.into() }
+}
+
+/// Any value, null too: Go writes a list of nothing so.
+fn present<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(input).map(Some)
 }
 
 /// Null, or a container of nothing.
@@ -245,6 +250,10 @@ mod tests {
         for name in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
             let conf = parse(json!({name: [{"containerID": "x", "ifname": "eth0"}]})).expect("valid");
             assert_eq!(conf.valid_attachments, Some(vec![("x".into(), "eth0".into())]));
+            for empty in [json!([]), json!(null)] {
+                let conf = parse(json!({name: empty})).expect("valid");
+                assert_eq!(conf.valid_attachments, Some(Vec::new()), "a list of nothing");
+            }
         }
         assert_eq!(parse(json!({})).expect("valid").valid_attachments, None, "no list is not an empty one");
     }

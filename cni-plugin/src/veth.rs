@@ -29,6 +29,8 @@ pub(crate) struct Ends<'a> {
     pub(crate) host: &'a mut Socket,
     pub(crate) pod: &'a mut Socket,
     pub(crate) netns: &'a File,
+    /// Asks the agent whether the name of the host's end is this sandbox's still.
+    pub(crate) may_take_name: &'a mut dyn FnMut() -> Result<(), Error>,
 }
 
 impl Ends<'_> {
@@ -97,10 +99,14 @@ impl Ends<'_> {
 
     /// Takes the link out of the way that has the name that we need: the pair of
     /// an older sandbox of a pod with the same names, whose DEL is still to
-    /// come. It is the newer one's now.
+    /// come. It is the newer one's now; and the agent, which is asked after the
+    /// link was seen, knows of every sandbox that has made one.
     fn clear_name(&mut self, name: &str) -> Result<(), Error> {
         match link::by_name(self.host, name)? {
-            Some(old) if old.kind.as_deref() == Some("veth") => delete(self.host, old.index),
+            Some(old) if old.kind.as_deref() == Some("veth") => {
+                (self.may_take_name)()?;
+                delete(self.host, old.index)
+            }
             Some(_) => Err(Error::ForeignInterface { ifname: name.to_owned() }),
             None => Ok(()),
         }

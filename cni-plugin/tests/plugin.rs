@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use kernel_test::{Need, Trial, trial, wait_for};
-use rpc::{Refusal, Request, StaleLink, reason};
+use rpc::{Refusal, Request, reason};
 use serde_json::{Value, json};
 use support::{Agent, Fault, Node, Sandbox, finish, links};
 
@@ -29,6 +29,10 @@ fn main() {
         on_net("pod_is_down_until_attach_is_answered", pod_is_down_until_attach_is_answered),
         on_net("add_again_gives_the_same", add_again_gives_the_same),
         on_net("newer_pod_of_the_same_name_keeps_its_link", newer_pod_of_the_same_name_keeps_its_link),
+        on_net(
+            "late_pod_of_the_same_name_leaves_the_newer_s_link",
+            late_pod_of_the_same_name_leaves_the_newer_s_link,
+        ),
         on_net("del_is_idempotent_and_needs_no_namespace", del_is_idempotent_and_needs_no_namespace),
         on_net(
             "del_without_namespace_takes_only_its_own_link",
@@ -176,6 +180,22 @@ fn newer_pod_of_the_same_name_keeps_its_link() -> Result<()> {
     node.del(&new)?.ok()?;
     ensure!(node.links()?.is_empty());
     Ok(())
+}
+
+fn late_pod_of_the_same_name_leaves_the_newer_s_link() -> Result<()> {
+    let node = Node::new()?;
+    let agent = node.agent()?;
+    let (late, new) = (Sandbox::new(Some("db-0"))?, Sandbox::new(Some("db-0"))?);
+    node.add(&new)?.ok()?;
+    let refusal = Refusal::new(100, reason::SANDBOX_DELETED, "another is newer");
+    agent.lock().faults = vec![Fault::Pass("lease"), Fault::Refuse("lease", refusal)];
+    let (code, text) = node.add(&late)?.error()?;
+    ensure!(code == 100 && text.contains("newer"), "{text}");
+    ensure!(
+        node.links()? == [new.host_ifname()] && links(&new.ns)? == ["eth0"],
+        "the newer one's link is gone"
+    );
+    wait_for("its own lease is gone", BOUND, || agent.lock().leases.keys().eq([&new.key()]).then_some(()))
 }
 
 fn del_is_idempotent_and_needs_no_namespace() -> Result<()> {
@@ -417,30 +437,21 @@ fn status_and_collect_reach_the_agent() -> Result<()> {
     ensure!(code == 51, "{code}");
 
     let (kept, lost) = (Sandbox::new(None)?, Sandbox::new(None)?);
-    let staying = node.add(&kept)?.ok()?.json()?;
-    let stale = node.add(&lost)?.ok()?.json()?;
-    // What the agent tells of a link that is another's by now is left alone.
-    agent.lock().stale = vec![stale_link(&node, &stale, &stale)?, stale_link(&node, &staying, &stale)?];
+    node.add(&kept)?.ok()?;
+    node.add(&lost)?.ok()?;
     let valid = json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": [{"containerID": kept.id, "ifname": "eth0"}]});
     ensure!(node.run("GC", &sandbox, &node.conf_with(valid))?.ok()?.stdout.is_empty());
     ensure!(agent.lock().leases.keys().cloned().collect::<Vec<_>>() == [kept.key()]);
-    ensure!(node.links()? == [kept.host_ifname()] && links(&lost.ns)?.is_empty(), "{:?}", node.links()?);
     for verb in ["STATUS", "GC"] {
         let (code, text) = node.run(verb, &sandbox, &node.conf)?.error()?;
         ensure!(code == 1 && text.contains("1.1.0"), "{text}");
     }
     node.run("GC", &sandbox, &conf)?.ok()?;
     ensure!(agent.lock().leases.len() == 1, "a list that is missing is no empty list");
+    let nothing = json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": null});
+    node.run("GC", &sandbox, &node.conf_with(nothing))?.ok()?;
+    ensure!(agent.lock().leases.is_empty(), "a list of nothing");
     Ok(())
-}
-
-/// The index of one ADD's host end and the MAC of another's.
-fn stale_link(node: &Node, one: &Value, other: &Value) -> Result<StaleLink> {
-    let name = one["interfaces"][0]["name"].as_str().context("a name")?;
-    let shown: Value = serde_json::from_str(&node.ns.output("ip", &["-j", "link", "show", name])?)?;
-    let mac: netlink::Mac = other["interfaces"][0]["mac"].as_str().context("a MAC")?.parse()?;
-    let ifindex = shown[0]["ifindex"].as_u64().context("an index")?;
-    Ok(StaleLink { ifindex: ifindex.try_into()?, mac: mac.0 })
 }
 
 fn bad_input_is_a_cni_error() -> Result<()> {

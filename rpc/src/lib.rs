@@ -26,7 +26,7 @@ mod version;
 pub use client::{ClientError, Connection, connect};
 pub use clock::monotonic_ns;
 pub use frame::{FrameError, HEADER_LEN, MAX_FRAME, decode, encode, frame_len};
-pub use message::{Envelope, Leased, PodRef, Refusal, Reply, Request, Response, SandboxKey, StaleLink, code};
+pub use message::{Envelope, Leased, PodRef, Refusal, Reply, Request, Response, SandboxKey, code};
 pub use name::{host_ifname, pod_name_hash};
 pub use version::{OLDEST_VERSION, WIRE_VERSION, accept};
 

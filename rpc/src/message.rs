@@ -106,7 +106,7 @@ pub enum Request {
         /// Its index in the host's network namespace.
         host_ifindex: u32,
     },
-    /// Undo everything of an attachment. Succeeds when there is nothing.
+    /// Undo everything of an attachment, its link included. Succeeds when there is nothing.
     Release {
         /// The attachment.
         key: SandboxKey,
@@ -118,7 +118,7 @@ pub enum Request {
     },
     /// Could an ADD be served?
     Status,
-    /// Release all attachments of a network that are not in `valid`.
+    /// Release all attachments of a network that are not in `valid`, and delete their links.
     Gc {
         /// The network name.
         network: String,
@@ -173,21 +173,9 @@ pub enum Response {
     Collected {
         /// Attachments that were released.
         released: u32,
-        /// Their host ends, which the plugin deletes.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        links: Vec<StaleLink>,
     },
     /// To any request that is refused.
     Error(Refusal),
-}
-
-/// The host's end of an attachment that was released.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StaleLink {
-    /// Its index; another link may have it by now.
-    pub ifindex: u32,
-    /// Its MAC, by which it is known.
-    pub mac: [u8; 6],
 }
 
 /// What the plugin needs to wire a sandbox.

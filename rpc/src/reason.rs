@@ -5,7 +5,8 @@
 /// the lease was given back): the plugin begins again with `Lease`.
 pub const UNKNOWN_LEASE: &str = "unknown-lease";
 
-/// The sandbox was deleted already: a late ADD must not bring it back.
+/// The sandbox was deleted already, or its pod has a newer one: a late ADD must
+/// not bring it back.
 pub const SANDBOX_DELETED: &str = "sandbox-deleted";
 
 /// The request is written in a version that the agent does not know.

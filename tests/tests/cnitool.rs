@@ -5,6 +5,8 @@ use kernel_test::{Need, trial};
 
 #[path = "cnitool/chain.rs"]
 mod chain;
+#[path = "cnitool/collect.rs"]
+mod collect;
 #[path = "cnitool/invoker.rs"]
 mod invoker;
 #[path = "cnitool/kills.rs"]
@@ -29,9 +31,14 @@ const DEBIAN: &str = "/usr/lib/cni";
 type Body = fn() -> anyhow::Result<()>;
 
 fn main() {
-    let tests: [(&str, Body); 3] = [
+    let tests: [(&str, Body); 8] = [
         ("others_are_chained_before_and_after", chain::others),
         ("whoever_is_killed_when_nothing_is_left", kills::every_point),
+        ("an_add_that_waits_outlives_the_agent", kills::waiting),
+        ("sandboxes_that_the_runtime_forgot_go", collect::forgotten),
+        ("a_late_add_leaves_the_newer_sandbox_s_link", collect::late_add),
+        ("status_tells_what_a_node_is_good_for", collect::status),
+        ("a_sandbox_without_a_pod_is_told", collect::pod_gone),
         ("a_lease_without_a_link_goes_and_nothing_else", orphans::link_gone),
     ];
     let mut trials: Vec<_> = tests.into_iter().map(|(name, body)| trial(name, NEEDS, body)).collect();

@@ -1,6 +1,6 @@
 //! ENIs: from the pool's view to links with routes, and back to the pool as «this one can be leased from».
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 use crate::cause::chain;
 use crate::config::{Config, Snat};
 use crate::ec2::{ImdsClient, ImdsFacts};
-use crate::hostnet::{self, EniLink, HostNet, HostNetError, NodeNet, PortChoice, Report, SnatMode, table_of};
+use crate::hostnet::{
+    self, ActionKind, EniLink, HostNet, HostNetError, NodeNet, PortChoice, Report, SnatMode, table_of,
+};
 use crate::ipam::{EniView, Pool, PoolView};
 use crate::metrics::{Metrics, ReasonLabel};
+use crate::ports::Teller;
 use crate::readiness::{Part, Readiness};
 
 /// How long the metadata service may take to tell the block of a subnet, which EC2 tells at the same time.
@@ -36,12 +39,21 @@ pub(super) struct Keeper {
     told: Arc<Mutex<BTreeSet<Mac>>>,
     /// Pods whose link is gone, as of the last look.
     vanished: watch::Sender<BTreeSet<IpAddr>>,
+    teller: Teller,
+    /// What others do to us, as of the last look. Held for an instant.
+    findings: Arc<Mutex<HashSet<hostnet::Finding>>>,
 }
 
 impl Keeper {
-    pub(super) fn new(hostnet: HostNet, pool: Pool, metrics: Metrics, readiness: Readiness) -> Self {
-        let vanished = watch::Sender::new(BTreeSet::new());
-        Self { hostnet, pool, metrics, readiness, told: Arc::default(), vanished }
+    pub(super) fn new(
+        hostnet: HostNet,
+        pool: Pool,
+        metrics: Metrics,
+        readiness: Readiness,
+        teller: Teller,
+    ) -> Self {
+        let (vanished, findings) = (watch::Sender::new(BTreeSet::new()), Arc::default());
+        Self { hostnet, pool, metrics, readiness, told: Arc::default(), vanished, teller, findings }
     }
 
     /// Pods whose link is gone.
@@ -69,12 +81,19 @@ impl Keeper {
             tracing::warn!(error, ?left, "the kernel refused host networking");
         }
         self.vanished.send_replace(vanished(&report));
+        self.tell_new(&report.findings);
         for (kind, count) in &report.repairs {
-            tracing::warn!(
-                kind = kind.as_str(),
-                count,
-                "something else had removed or changed it; it was put back"
-            );
+            let told = report.findings.contains(&hostnet::Finding::Contested(*kind));
+            let (name, done) = (kind.as_str(), put_back(*kind, &report));
+            match told {
+                true => tracing::debug!(kind = name, count, done, "it was put back once more"),
+                false => tracing::warn!(
+                    kind = name,
+                    count,
+                    done,
+                    "something else had removed or changed it; it was put back"
+                ),
+            }
             let reason = kind.as_str().to_owned();
             self.metrics.host_repairs.get_or_create(&ReasonLabel { reason }).inc_by(*count);
         }
@@ -87,6 +106,40 @@ impl Keeper {
         }
         *told = report.linked;
     }
+
+    /// Tells once of what others do to us, for as long as it stands.
+    fn tell_new(&self, findings: &[hostnet::Finding]) {
+        let mut told = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        let now: HashSet<_> =
+            findings.iter().filter(|finding| event_of(finding).is_some()).cloned().collect();
+        for finding in now.difference(&told) {
+            let message = finding.to_string();
+            tracing::warn!(message);
+            if let Some((reason, subject)) = event_of(finding) {
+                self.teller.node_about(reason, &subject, &message);
+            }
+        }
+        *told = now;
+    }
+}
+
+/// Objects of this kind that were put back, the first few.
+fn put_back(kind: ActionKind, report: &Report) -> String {
+    const FEW: usize = 3;
+    let of_kind = report.actions.iter().filter(|action| action.kind() == kind);
+    of_kind.take(FEW).map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Reason and subject of the Event that tells of it: somebody has to look for who it is.
+fn event_of(finding: &hostnet::Finding) -> Option<(&'static str, String)> {
+    match finding {
+        hostnet::Finding::PrecedingRule { address, .. } => Some(("ForeignRule", address.to_string())),
+        hostnet::Finding::Contested(kind) => Some(("HostNetworkContested", kind.as_str().to_owned())),
+        hostnet::Finding::EniWithoutLink { .. }
+        | hostnet::Finding::PodWithoutLink { .. }
+        | hostnet::Finding::NotAsked
+        | hostnet::Finding::NoVpcCidrs => None,
+    }
 }
 
 /// What no pod can do without.
@@ -96,6 +149,8 @@ fn unusable(report: &Report) -> Option<String> {
         hostnet::Finding::NoVpcCidrs => Some("no CIDR of the VPC is known"),
         // A secondary ENI without a link is not leased from; a pod without one is gone.
         hostnet::Finding::EniWithoutLink { .. } | hostnet::Finding::PodWithoutLink { .. } => None,
+        // It is somebody else's, who may know why; what is contested stands most of the time.
+        hostnet::Finding::PrecedingRule { .. } | hostnet::Finding::Contested(_) => None,
     });
     // A secondary ENI that lacks something is not leased from either.
     let refused = report.refused.as_ref().filter(|refused| !refused.of_secondary_only);

@@ -5,6 +5,7 @@
 //! The conflist comes last: from that moment the runtime sends pods. Every part retries by itself; only a task that ends is fatal, and the kubelet
 //! starts the agent anew.
 
+mod authorities;
 mod facts;
 mod follow;
 mod hint;
@@ -16,6 +17,7 @@ mod recover;
 mod targets;
 mod truth;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -25,7 +27,7 @@ use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +54,8 @@ pub const SOCKET: &str = "agent.sock";
 const ACTIVATION_PAUSE: Duration = Duration::from_secs(2);
 /// Addresses for pods on an ENI of a type that is not in the table: those of most types of four virtual CPUs.
 const USUAL_SLOTS: u32 = 14;
+/// What is written at the end takes milliseconds; the kubelet waits for thirty seconds.
+const LAST_WORK: Duration = Duration::from_secs(5);
 /// Held by the one agent of the node below the state directory.
 pub const LOCK: &str = "agent.lock";
 
@@ -92,16 +96,21 @@ fn plugin_source() -> anyhow::Result<PathBuf> {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // To the very end: what is written last is written by one.
+    let _lock = lock(&config)?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    // Held by what has something left to do when it ends.
+    let (unfinished, mut finished) = mpsc::channel::<Infallible>(1);
     let outcome = tokio::select! {
-        outcome = serve(config, &stop, &mut tasks) => outcome,
+        outcome = serve(config, &stop, &mut tasks, unfinished) => outcome,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
     // Pods keep running: maps stay pinned, filters belong to their links, the conflist stays.
     tracing::info!("stopping");
     stop.cancel();
+    drop(tokio::time::timeout(LAST_WORK, finished.recv()).await);
     tasks.shutdown().await;
     outcome
 }
@@ -110,11 +119,11 @@ async fn serve(
     config: Config,
     stop: &CancellationToken,
     tasks: &mut JoinSet<&'static str>,
+    unfinished: mpsc::Sender<Infallible>,
 ) -> anyhow::Result<()> {
     // A later dependency may bring a second provider; then rustls would not choose by itself. An error means
     // that one was installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let _lock = lock(&config)?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::default();
@@ -132,6 +141,9 @@ async fn serve(
 
     tracing::info!(config = serde_json::to_string(&config).unwrap_or_default(), "configuration");
     let (imds, facts) = beside(tasks, facts::read(&readiness)).await?;
+    let certificates =
+        tokio::task::spawn_blocking(|| authorities::check(rustls_native_certs::load_native_certs));
+    certificates.await??;
     let client = k8s::connect().await?;
     let options = k8s::Options {
         node: config.node_name.clone(),
@@ -147,13 +159,14 @@ async fn serve(
     });
 
     let teller = Teller::new(cluster.clone(), config.node_name.clone());
+    tasks.spawn(takeover::watch_lists(config.cni_conf_dir.clone(), readiness.clone(), teller.clone()));
     let presence = Presence::new(&config, &cluster);
     // Pods of a node that is ours need not wait for the Kubernetes API.
     let is_ours = takeover::is_current(&config.state_dir, &config.incumbent_checkpoint);
     beside(tasks, takeover::wait_until_gone(presence.clone(), is_ours, &readiness, &teller)).await?;
     recover::without_superseded(&config)?;
     let (alive, returned) = watch::channel(false);
-    tasks.spawn(takeover::watch_for_return(presence, alive, readiness.clone(), teller.clone()));
+    tasks.spawn(takeover::watch_for_return(presence.clone(), alive, readiness.clone(), teller.clone()));
 
     let aws = AwsEc2::connect(&facts.region).await?;
     let calls = CallPort::new(metrics.clone(), teller.clone());
@@ -184,9 +197,12 @@ async fn serve(
     let give_up_after = pool_config.targets.timing.give_up_after;
     if let Some(settings) = sweep::Settings::new(&config, &facts.vpc, give_up_after) {
         let sweeper = sweeper(settings, Arc::clone(&ec2), &cluster, &config.pod_namespace, &metrics);
+        let (returned, metrics) = (returned.clone(), metrics.clone());
         tasks.spawn(async move {
-            sweeper.run().await;
-            "leak sweeper"
+            until(returned, sweeper.run()).await;
+            metrics.leak_sweeper.set(0);
+            // A new start begins it anew, when aws-node has left again.
+            std::future::pending().await
         });
     }
     let started = recover::start_pool(&pool_config, &ec2, &listing, &dirs, &readiness);
@@ -200,7 +216,8 @@ async fn serve(
     });
 
     let hostnet = HostNet::open().context("host networking cannot be opened")?;
-    let keeper = links::Keeper::new(hostnet.clone(), pool.clone(), metrics.clone(), readiness.clone());
+    let (counted, ready) = (metrics.clone(), readiness.clone());
+    let keeper = links::Keeper::new(hostnet.clone(), pool.clone(), counted, ready, teller.clone());
     tasks.spawn(links::follow(keeper.clone(), config.clone(), Arc::clone(&imds), facts.clone()));
     let vanished = keeper.vanished();
     tasks.spawn(links::keep(keeper, stop.clone()));
@@ -231,18 +248,36 @@ async fn serve(
     tasks.spawn(orphans::links(Arc::clone(&endpoints), vanished, metrics.clone()));
     tasks.spawn(recover::follow_enis(Arc::clone(&endpoints), pool.clone()));
     let record = config.incumbent_checkpoint.clone();
-    tasks.spawn(takeover::keep_record(record, pool.clone(), Arc::clone(&endpoints), returned));
+    let unserved = CancellationToken::new();
+    let kept = takeover::keep_record(
+        record,
+        pool.clone(),
+        Arc::clone(&endpoints),
+        move || presence.serves(),
+        unserved.clone(),
+    );
+    let last_leases = unserved.drop_guard();
+    tasks.spawn(async move {
+        let ended = kept.await;
+        drop(unfinished);
+        ended
+    });
     tasks.spawn(follow::pool(pool.clone(), metrics.clone()));
     let pace = truth::Pace { period: config.imds_period, lag: config.timing.lag };
     tasks.spawn(truth::metadata(pool.clone(), Arc::clone(&imds), metrics.clone(), pace));
     tasks.spawn(truth::contradicted(pool.clone(), teller.clone()));
     let socket = config.state_dir.join(SOCKET);
-    let server =
-        Server { endpoints: Arc::clone(&endpoints), readiness: readiness.clone(), metrics: metrics.clone() };
+    let server = Server {
+        endpoints: Arc::clone(&endpoints),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        refusals: server::Refusals::default(),
+    };
     let listener =
         server::listen(&socket).with_context(|| format!("{} cannot be opened", socket.display()))?;
     let stopping = stop.clone();
     tasks.spawn(async move {
+        let _last_leases = last_leases;
         Arc::new(server).serve(listener, stopping).await;
         "socket"
     });
@@ -271,15 +306,20 @@ async fn serve(
     beside(tasks, activated).await?;
     tasks.spawn(follow::cluster(cluster.clone(), Arc::clone(&enforcer)));
     tasks.spawn(follow::filters(Arc::clone(&enforcer)));
-    tasks.spawn(orphans::pods(Arc::clone(&endpoints), cluster.clone(), teller.clone(), orphaned));
+    let sandboxes = Arc::clone(&endpoints);
+    let patience_with_pods = config.sandbox_patience;
+    tasks.spawn(orphans::pods(sandboxes, cluster.clone(), teller.clone(), orphaned, patience_with_pods));
     tasks.spawn(recover::ask_again(endpoints));
     tasks.spawn(follow::policy(enforcer, cluster, readiness.clone()));
     beside(tasks, readiness.wait_ready()).await?;
     install::install_plugin(&plugin_source()?, &config.cni_bin_dir)?;
     let (conf_dir, bin_dir) = (config.cni_conf_dir.clone(), config.cni_bin_dir.clone());
     let has_tcx = crate::datapath::has_tcx();
-    if !has_tcx {
-        tracing::info!("the kernel has no tcx (Linux 6.6): bandwidth annotations have no effect on this node");
+    if !has_tcx && bin_dir.join("bandwidth").exists() {
+        let message = "the kernel has no tcx (Linux 6.6), so that the plugin bandwidth is not chained: pods' bandwidth \
+                       annotations have no effect on this node";
+        tracing::warn!("{message}");
+        teller.node("BandwidthIgnored", message);
     }
     tokio::task::spawn_blocking(move || {
         install::write_conflist(&conf_dir, &bin_dir, &socket, patience, has_tcx)
@@ -314,6 +354,17 @@ async fn beside<T>(tasks: &mut JoinSet<&'static str>, work: impl Future<Output =
         done = work => Ok(done),
         ended = tasks.join_next() => Err(ended_early(ended)),
     }
+}
+
+/// Does `work` until `held` is true.
+async fn until(mut held: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    let held = async {
+        if held.wait_for(|held| *held).await.is_err() {
+            // Whoever could say so has ended.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! { () = work => {}, () = held => {} }
 }
 
 /// No task ends by itself; when one does the kubelet shall start everything anew.
@@ -384,5 +435,16 @@ mod tests {
         tasks.spawn(async { "pool" });
         let ended = beside(&mut tasks, std::future::pending::<()>()).await.expect_err("it ended");
         assert!(ended.to_string().contains("pool"), "{ended}");
+    }
+
+    #[tokio::test]
+    async fn work_is_held_while_aws_node_is_alive() {
+        let (alive, returned) = watch::channel(false);
+        let work = tokio::spawn(until(returned.clone(), std::future::pending()));
+        tokio::task::yield_now().await;
+        assert!(!work.is_finished());
+        alive.send_replace(true);
+        work.await.expect("no panic");
+        until(returned, std::future::pending()).await;
     }
 }

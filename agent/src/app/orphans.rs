@@ -42,15 +42,16 @@ pub(super) async fn links<A: Addresses, W: Wiring, E: Enforcement>(
 }
 
 /// Tells, once each, of sandboxes that run for pods which the API no longer has. They are not touched: whoever
-/// started them ends them.
+/// started them ends them. `patience` is how long a pod may be gone before.
 pub(super) async fn pods<A: Addresses, W: Wiring, E: Enforcement>(
     endpoints: Arc<Endpoints<A, W, E>>,
     cluster: ClusterHandle,
     teller: Teller,
     metrics: Metrics,
+    patience: Duration,
 ) -> &'static str {
     let mut told: BTreeSet<SandboxKey> = BTreeSet::new();
-    let mut period = tokio::time::interval(POD_PERIOD);
+    let mut period = tokio::time::interval(POD_PERIOD.min(patience));
     loop {
         period.tick().await;
         let snapshot = cluster.snapshot();
@@ -59,7 +60,7 @@ pub(super) async fn pods<A: Addresses, W: Wiring, E: Enforcement>(
         }
         let is_known = |pod: &PodRef| snapshot.cluster.pod(&identity(pod)).is_some();
         let mut strangers = BTreeSet::new();
-        for view in endpoints.strangers(is_known, Instant::now()) {
+        for view in endpoints.strangers(is_known, Instant::now(), patience) {
             let Some(pod) = view.pod.filter(|_| !strangers.contains(&view.key)) else { continue };
             // The snapshot leaves out pods that ended.
             if !told.contains(&view.key) && !is_absent(&cluster, &pod).await {
@@ -74,7 +75,7 @@ pub(super) async fn pods<A: Addresses, W: Wiring, E: Enforcement>(
                     view.key.container_id, view.grant.address
                 );
                 tracing::warn!(sandbox = %view.key, message, "a sandbox without a pod");
-                teller.node("SandboxWithoutPod", &message);
+                teller.node_about("SandboxWithoutPod", &view.key.container_id, &message);
             }
             strangers.insert(view.key);
         }

@@ -109,7 +109,7 @@ pub(super) async fn contradicted(pool: Pool, teller: Teller) -> &'static str {
                     let pod = PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid };
                     teller.pod(&pod, LOST, message.clone());
                 }
-                teller.node(LOST, &message);
+                teller.node_about(LOST, &lease.address.to_string(), &message);
             }
         }
         known = now;

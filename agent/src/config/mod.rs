@@ -29,6 +29,8 @@ const LONGEST_LEASE: Duration = Duration::from_secs(220);
 const SWEEP_PERIOD: Duration = Duration::from_secs(3600);
 /// A request for each ENI and more at each look, to the node itself.
 const IMDS_PERIOD: Duration = Duration::from_secs(30);
+/// A pod deleted by force leaves the API at once, and the kubelet takes its time.
+const SANDBOX_PATIENCE: Duration = Duration::from_secs(300);
 /// What names a Node's ENIConfig, as an annotation or as a label.
 const ENI_CONFIG_KEY: &str = "k8s.amazonaws.com/eniConfig";
 
@@ -101,6 +103,9 @@ pub struct Config {
     /// `TIDEPOOL_IMDS_PERIOD`: between two looks at the metadata service's list of ENIs and addresses.
     #[serde(serialize_with = "seconds")]
     pub imds_period: Duration,
+    /// `TIDEPOOL_SANDBOX_PATIENCE`: how long a pod may be gone from the API before its sandbox is reported.
+    #[serde(serialize_with = "seconds")]
+    pub sandbox_patience: Duration,
     /// `POD_NAMESPACE`: where the agent's own pod runs, and the Lease of that node is.
     pub pod_namespace: String,
     /// Where it is on: ENIConfigs choose subnet and security groups.
@@ -241,6 +246,7 @@ impl Config {
             leaked_eni_cleanup: !reader.flag("DISABLE_LEAKED_ENI_CLEANUP", false),
             sweep_period: reader.seconds("TIDEPOOL_SWEEP_PERIOD", 1.0..=86_400.0, SWEEP_PERIOD),
             imds_period: reader.seconds("TIDEPOOL_IMDS_PERIOD", 0.2..=86_400.0, IMDS_PERIOD),
+            sandbox_patience: reader.seconds("TIDEPOOL_SANDBOX_PATIENCE", 0.2..=86_400.0, SANDBOX_PATIENCE),
             pod_namespace: reader.text("POD_NAMESPACE").unwrap_or_else(|| "kube-system".to_owned()),
             custom_networking: custom_networking(&mut reader),
             subnet_discovery: reader.flag("ENABLE_SUBNET_DISCOVERY", true),

@@ -46,15 +46,19 @@ pub struct Survey {
     pub ours: bool,
     /// Filters of the node agent ([`super::incumbent`]).
     pub incumbent: Vec<Filter>,
+    /// Those of them that run before ours.
+    pub ahead: Vec<String>,
     /// Filters of others that run before ours and may let packets past them.
     pub foreign: Vec<String>,
 }
 
 impl Datapath {
-    /// Puts both filters on an interface, or replaces their programs in place;
-    /// then takes those of the node agent away. Ours run before theirs at once,
-    /// so that no packet is unfiltered meanwhile; a flow that only theirs know of
-    /// is for [`Datapath::inherit`] to bring over first.
+    /// Puts both filters on an interface, or replaces their programs in place.
+    ///
+    /// With `take_over` those of the node agent are then taken away. Ours run
+    /// before theirs at once, so that no packet is unfiltered meanwhile; a flow
+    /// that only theirs know of is for [`Datapath::inherit`] to bring over first.
+    /// Without it they stay, and count as foreign.
     ///
     /// tcx is used whatever is asked for where an `ingress` qdisc stands already,
     /// and where tcx links of ours stand: more may be chained behind them.
@@ -70,6 +74,7 @@ impl Datapath {
         ifname: &str,
         slot: u32,
         via: Via,
+        take_over: bool,
     ) -> Result<Attached, AttachError> {
         let classid = u16::try_from(slot).ok().filter(|slot| *slot != 0).ok_or(AttachError::Slot { slot })?;
         let place = match via {
@@ -93,6 +98,10 @@ impl Datapath {
         let survey = self.look(ifindex, slot)?;
         if !survey.ours {
             return Err(AttachError::ReadBack { ifindex, what: "a filter is missing" });
+        }
+        if !take_over {
+            let foreign = survey.foreign.into_iter().chain(survey.ahead).collect();
+            return Ok(Attached { via, foreign, replaced: false });
         }
         let mut batch = Batch::new();
         for filter in &survey.incumbent {
@@ -151,21 +160,30 @@ impl Datapath {
                 None => self.program_id(ifindex, name)?,
             };
             let by_tcx = tcx::standing(ifindex, hook);
-            let (incumbent, filters): (Vec<_>, Vec<_>) =
-                self.filters(ifindex, hook)?.into_iter().partition(|filter| self.incumbent.has(filter));
-            survey.incumbent.extend(incumbent);
+            let filters = self.filters(ifindex, hook)?;
             let first_tcx = by_tcx.iter().position(|id| *id == program);
             let before = &by_tcx[..first_tcx.unwrap_or(by_tcx.len())];
             survey.foreign.extend(before.iter().map(|id| format!("tcx {hook:?}: program {id}")));
-            if first_tcx.is_some() {
-                continue;
-            }
             let with_slot = |filter: &Filter| filter.classid.is_some_and(|found| found & 0xffff == slot);
             let ours = filters.iter().position(|filter| is_ours(filter) && with_slot(filter));
-            survey.ours &= ours.is_some();
-            survey.foreign.extend(filters[..ours.unwrap_or(filters.len())].iter().map(|filter| {
-                format!("{hook:?}: {} priority {} handle {:#x}", filter.kind, filter.priority, filter.handle)
-            }));
+            survey.ours &= ours.is_some() || first_tcx.is_some();
+            // What tcx decides, no filter sees.
+            let ahead = if first_tcx.is_some() { 0 } else { ours.unwrap_or(filters.len()) };
+            for (place, filter) in filters.into_iter().enumerate() {
+                let theirs = self.incumbent.has(&filter);
+                if place < ahead {
+                    let Filter { kind, priority, handle, .. } = &filter;
+                    let told = format!("{hook:?}: {kind} priority {priority} handle {handle:#x}");
+                    if theirs {
+                        survey.ahead.push(format!("{told} of the node agent"));
+                    } else {
+                        survey.foreign.push(told);
+                    }
+                }
+                if theirs {
+                    survey.incumbent.push(filter);
+                }
+            }
         }
         Ok(survey)
     }
@@ -258,6 +276,9 @@ fn wrap(ifindex: u32) -> impl FnOnce(NetlinkError) -> AttachError {
     move |source| AttachError::Netlink { ifindex, source }
 }
 
+/// By its place and the name that we gave it.
 pub(super) fn is_ours(filter: &Filter) -> bool {
-    filter.kind == "bpf" && filter.priority == PRIORITY && filter.handle == HANDLE
+    let name = HOOKS.iter().find(|(_, hook)| *hook == filter.hook).map(|(name, _)| *name);
+    let place = filter.kind == "bpf" && filter.priority == PRIORITY && filter.handle == HANDLE;
+    place && filter.name.as_deref() == name
 }

@@ -22,7 +22,7 @@ use netlink::link;
 use netlink::tc::{self, Filter};
 
 use super::attach::HOOKS;
-use super::{AttachError, Datapath};
+use super::{AttachError, Datapath, bpffs};
 
 const PRIORITY: u16 = 1;
 const HANDLE: u32 = 1;
@@ -41,17 +41,18 @@ pub(super) struct Incumbent {
 impl Incumbent {
     /// On the bpf file system on which `pins`, the folder of our own pins, lies too.
     pub(super) fn beside(pins: &Path) -> Self {
-        let root = pins.parent().unwrap_or(pins).join("globals/aws");
+        let root = bpffs::mount_of(pins).join("globals/aws");
         Self { programs: root.join("programs"), maps: root.join("maps") }
     }
 
-    /// Whether a filter is its.
+    /// Whether a filter is its: the program is pinned where it pins them. Where the pin went before the filter, its
+    /// name tells, on a node on which there is such a place at all.
     pub(super) fn has(&self, filter: &Filter) -> bool {
         let place = filter.kind == "bpf" && filter.priority == PRIORITY && filter.handle == HANDLE;
         let named = |name: &String| PROGRAMS.contains(&name.as_str());
         place
             && filter.direct_action
-            && (filter.name.as_ref().is_some_and(named)
+            && (filter.name.as_ref().is_some_and(named) && self.programs.is_dir()
                 || filter.program.is_some_and(|id| self.pinned().values().any(|pinned| *pinned == id)))
     }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ebpf_common::abi::{CtState, map};
 use ebpf_common::conntrack::tick;
 use ebpf_common::env::Table;
+use netlink::conntrack::{Flow, Timeouts};
 use netlink::{address, conntrack};
 use nix::time::{ClockId, clock_gettime};
 
@@ -26,19 +28,26 @@ impl Datapath {
     pub fn inherit(&mut self, slots: &BTreeSet<u32>) -> Result<usize, InheritError> {
         let node = self.node()?;
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_err(InheritError::Clock)?;
-        let nanoseconds = now.tv_sec().unsigned_abs() * 1_000_000_000 + now.tv_nsec().unsigned_abs();
-        let flows = conntrack::open()
-            .and_then(|mut socket| conntrack::flows(&mut socket))
-            .map_err(InheritError::Conntrack)?;
-        let mut written = 0;
-        for flow in &flows {
-            for seed in seed::entries(flow, &node, tick(nanoseconds)).into_iter().flatten() {
-                if slots.contains(&seed.slot) && self.plant(&seed)? {
-                    written += 1;
+        let now = Duration::from_nanos(now.tv_sec().unsigned_abs() * 1_000_000_000)
+            + Duration::from_nanos(now.tv_nsec().unsigned_abs());
+        let timeouts = Timeouts::read();
+        let mut planted: Result<usize, MapError> = Ok(0);
+        let mut plant = |flow: &Flow| {
+            // What was silent for longer than the filters would keep it, they take for ended.
+            let seen = now.saturating_sub(timeouts.silent(flow));
+            let seen = tick(u64::try_from(seen.as_nanos()).unwrap_or(u64::MAX));
+            for seed in seed::entries(flow, &node, seen).into_iter().flatten() {
+                if let Ok(count) = planted
+                    && slots.contains(&seed.slot)
+                {
+                    planted = self.plant(&seed).map(|written| count + usize::from(written));
                 }
             }
-        }
-        Ok(written)
+        };
+        conntrack::open()
+            .and_then(|mut socket| conntrack::each_flow(&mut socket, &mut plant))
+            .map_err(InheritError::Conntrack)?;
+        Ok(planted?)
     }
 
     fn node(&mut self) -> Result<Node, InheritError> {

@@ -109,18 +109,6 @@ impl Datapath {
         Ok(())
     }
 
-    /// Gives up everything that outlives the agent but filters: the pins of maps.
-    /// Filters keep their maps until they go with their interfaces.
-    ///
-    /// # Errors
-    /// Where a pin can not be removed.
-    pub fn unpin(root: &Path) -> std::io::Result<()> {
-        match std::fs::remove_dir_all(root) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
     /// The ring of events, once.
     pub(super) fn take_events(&mut self) -> Option<aya::maps::RingBuf<aya::maps::MapData>> {
         self.events.take()

@@ -49,20 +49,20 @@ pub(super) struct Seed {
     pub(super) value: CtValue,
 }
 
-/// The entries of a flow: of the pod that began it, and of the one that answers.
-pub(super) fn entries(flow: &Flow, node: &Node, now: u32) -> [Option<Seed>; 2] {
-    [began(flow, node, now), answers(flow, node, now)]
+/// The entries of a flow that was last `seen` then, in ticks: of the pod that began it, and of the one that answers.
+pub(super) fn entries(flow: &Flow, node: &Node, seen: u32) -> [Option<Seed>; 2] {
+    [began(flow, node, seen), answers(flow, node, seen)]
 }
 
-fn began(flow: &Flow, node: &Node, now: u32) -> Option<Seed> {
+fn began(flow: &Flow, node: &Node, seen: u32) -> Option<Seed> {
     let tuple = &flow.original;
     let place = node.pods.get(&tuple.src)?;
     let (own, other) = ports(tuple)?;
     let key = CtKey::new(place.ifindex, &addr(tuple.dst), own, other, tuple.proto);
-    Some(seed(flow, *place, key, Direction::Out, Origin::Outside, 0, now))
+    Some(seed(flow, *place, key, Direction::Out, Origin::Outside, 0, seen))
 }
 
-fn answers(flow: &Flow, node: &Node, now: u32) -> Option<Seed> {
+fn answers(flow: &Flow, node: &Node, seen: u32) -> Option<Seed> {
     if !flow.seen_reply {
         return None;
     }
@@ -84,7 +84,7 @@ fn answers(flow: &Flow, node: &Node, now: u32) -> Option<Seed> {
     } else {
         (Origin::Outside, 0)
     };
-    Some(seed(flow, *place, key, Direction::In, origin, by, now))
+    Some(seed(flow, *place, key, Direction::In, origin, by, seen))
 }
 
 fn seed(
@@ -94,7 +94,7 @@ fn seed(
     dir: Direction,
     origin: Origin,
     origin_ifindex: u32,
-    now: u32,
+    seen: u32,
 ) -> Seed {
     let mut state = CtState::new(key.tag(), place.epoch, dir, origin);
     if flow.seen_reply {
@@ -106,7 +106,7 @@ fn seed(
         };
     }
     let table = if flow.seen_reply { Table::Settled } else { Table::New };
-    let value = CtValue { state: state.0, last_seen: now, rule: 0, origin_ifindex, pad: 0 };
+    let value = CtValue { state: state.0, last_seen: seen, rule: 0, origin_ifindex, pad: 0 };
     Seed { slot: place.slot, table, key, value }
 }
 
@@ -151,7 +151,14 @@ mod tests {
     }
 
     fn flow(original: Tuple, reply: Tuple) -> Flow {
-        Flow { original, reply, seen_reply: true, tcp: Some(Tcp::Established) }
+        Flow {
+            original,
+            reply,
+            seen_reply: true,
+            tcp: Some(Tcp::Established),
+            assured: true,
+            remaining: None,
+        }
     }
 
     /// Interface, peer, its port, the pod's port, who began it and from where.
@@ -270,7 +277,7 @@ mod tests {
         };
         let asked = echo(8, "10.0.0.1", "10.0.0.2");
         let answered = echo(0, "10.0.0.2", "10.0.0.1");
-        let flow = Flow { original: asked, reply: answered, seen_reply: true, tcp: None };
+        let flow = Flow { tcp: None, ..flow(asked, answered) };
         let [began, answers] = entries(&flow, &node(), 1).map(|seed| seed.expect("both").key);
         assert_eq!((began.pod_port, began.peer_port), (77, 0));
         assert_eq!((answers.pod_port, answers.peer_port), (0, 77));

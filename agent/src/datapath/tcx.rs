@@ -44,6 +44,16 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether our programs are the first at both tcx hooks of an interface: two questions to the kernel and nothing
+    /// else.
+    #[must_use]
+    pub fn leads_by_tcx(&self, ifindex: u32) -> bool {
+        HOOKS.iter().all(|(name, hook)| {
+            let ours = self.ids.get(name);
+            ours.is_some() && standing(ifindex, *hook).first() == ours
+        })
+    }
+
     /// Whether an interface has a tcx link of ours, attached by whichever agent.
     pub(super) fn has_tcx(&self, ifindex: u32) -> bool {
         HOOKS.iter().any(|(name, _)| self.link_pin(ifindex, name).exists())
@@ -106,9 +116,16 @@ pub(super) fn linked(pins: &Path) -> Result<BTreeSet<u32>, AttachError> {
     }
 }
 
+/// Whether a pin is one of ours for a link.
+pub(super) fn is_link(name: &str) -> bool {
+    pinned_interface(name).is_some()
+}
+
 /// The interface in the name of a link's pin.
 fn pinned_interface(name: &str) -> Option<u32> {
-    name.strip_prefix("link_")?.split_once('_')?.0.parse().ok()
+    let (ifindex, program) = name.strip_prefix("link_")?.split_once('_')?;
+    let ours = HOOKS.iter().any(|(name, _)| *name == program);
+    ifindex.parse().ok().filter(|_| ours)
 }
 
 fn remove(pin: &Path, ifindex: u32) -> Result<(), AttachError> {
@@ -158,6 +175,7 @@ mod tests {
     fn a_pin_names_its_interface() {
         assert_eq!(pinned_interface("link_17_from_pod"), Some(17));
         assert_eq!(pinned_interface("link_x_from_pod"), None);
+        assert_eq!(pinned_interface("link_17_of_somebody"), None);
         assert_eq!(pinned_interface("peer4"), None);
     }
 }

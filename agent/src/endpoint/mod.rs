@@ -10,6 +10,7 @@
 //! | inside attach | routes or a filter of a link whose other end is down | undo in reverse, or the DEL that follows |
 //! | between attach and reply | a whole endpoint | the DEL that the runtime sends for a failed ADD |
 //! | no DEL ever comes | a lease whose link went with its namespace | [`Endpoints::give_back_orphans`] |
+//! | inside DEL or GC | a lease whose link is deleted | the repeated DEL, the next GC, a restart, or as above |
 //!
 //! A start begins with what stands on the node: pods that run and have no lease get one ([`claim`]), then every
 //! lease whose link is there becomes an endpoint again.
@@ -122,10 +123,10 @@ pub trait Wiring: Send + Sync + 'static {
     fn set_table(&self, address: IpAddr, table: u32) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Takes them away; nothing happens where there are none.
     fn remove_pod(&self, grant: &Grant, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
-    /// The link of this name, where it is there.
-    fn find(&self, ifname: &str) -> impl Future<Output = Result<Option<HostEnd>, Refusal>> + Send;
     /// Whether this very link is there, whatever its name is by now.
     fn lives(&self, end: &HostEnd) -> impl Future<Output = Result<bool, Refusal>> + Send;
+    /// Deletes this very link, whatever its name is by now; nothing happens where it is gone.
+    fn unlink(&self, end: &HostEnd) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Every host end whose name begins with `prefix`, by name.
     fn standing(&self, prefix: &str) -> impl Future<Output = Result<Vec<Standing>, Refusal>> + Send;
     /// The MAC of the pod's end, which is asked for on the link; `None` where nobody answers.

@@ -16,9 +16,6 @@ use super::{Addresses, EndpointView, Enforcement, HostEnd, Wiring};
 /// How long a link may be gone before its lease is: a DEL takes the link away first, and an ADD that is repeated
 /// makes it anew. Both ask for the rest at once, unless the agent is away.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a pod may be gone before its sandbox is reported: a pod deleted by force leaves the API at once, and the
-/// kubelet takes its time.
-const POD_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Since when something is missing, by sandbox and link.
 #[derive(Debug, Default)]
@@ -118,9 +115,14 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         orphaned
     }
 
-    /// Sandboxes whose pod has been gone for five minutes, and that no GC of the runtime named as living. `is_known`
+    /// Sandboxes whose pod has been gone for `patience`, and that no GC of the runtime named as living. `is_known`
     /// says whether the API has this very pod; it is asked again by whoever reports.
-    pub fn strangers(&self, is_known: impl Fn(&PodRef) -> bool, now: Instant) -> Vec<EndpointView> {
+    pub fn strangers(
+        &self,
+        is_known: impl Fn(&PodRef) -> bool,
+        now: Instant,
+        patience: Duration,
+    ) -> Vec<EndpointView> {
         let views = self.view();
         let missing = views.iter().filter_map(|view| {
             let pod = view.pod.as_ref().filter(|pod| pod.uid.is_some())?;
@@ -130,7 +132,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         });
         let due = {
             let mut pods = self.orphans.pods.lock().unwrap_or_else(PoisonError::into_inner);
-            pods.observe(missing, now, POD_PATIENCE)
+            pods.observe(missing, now, patience)
         };
         views.into_iter().filter(|view| due.iter().any(|(key, _)| *key == view.key)).collect()
     }

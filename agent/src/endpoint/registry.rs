@@ -1,6 +1,7 @@
 //! What is known of every sandbox: its state, whether an ADD runs for it, and whether it was deleted.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +40,18 @@ pub struct EndpointView {
     pub phase: Phase,
     /// Its lease was made of what stood on the node.
     pub adopted: bool,
+    /// The name of its host end, and as of when: of two sandboxes that share it, the later one has the link.
+    pub(super) named: Named,
+}
+
+/// Since when a sandbox has the name of its host end.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    pub(super) host_ifname: String,
+    /// As in [`Sandbox`].
+    pub(super) begun_ns: u64,
+    /// It ran before this agent, which does not know when it began.
+    pub(super) restored: bool,
 }
 
 /// A sandbox with an address.
@@ -55,7 +68,7 @@ pub(super) struct Sandbox {
     pub(super) adopted: bool,
     /// As in [`Endpoint`].
     pub(super) egress_shaped: bool,
-    /// When the ADD began that leased it ([`rpc::monotonic_ns`]); 0 where that is not known.
+    /// When the ADD began that leased it ([`rpc::monotonic_ns`]); where nobody told, when the agent came to know it.
     pub(super) begun_ns: u64,
     pub(super) endpoint: Option<Endpoint>,
 }
@@ -67,12 +80,29 @@ pub(super) struct Entry {
     pub(super) turn: tokio::sync::Mutex<Option<Sandbox>>,
     /// Cancels the ADD that waits or works; a DEL's first step. Held for an instant only.
     add: Mutex<CancellationToken>,
+    /// How many ADDs wait or work.
+    adding: AtomicUsize,
+}
+
+/// An ADD that waits or works, for as long as this is held.
+pub(super) struct Adding<'a>(&'a Entry);
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        self.0.adding.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Entry {
     /// An ADD begins: whatever a DEL cancels from now on is this one.
-    pub(super) fn begin_add(&self) -> CancellationToken {
-        self.add.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn begin_add(&self) -> (CancellationToken, Adding<'_>) {
+        self.adding.fetch_add(1, Ordering::Relaxed);
+        (self.add.lock().unwrap_or_else(PoisonError::into_inner).clone(), Adding(self))
+    }
+
+    /// Whether an ADD waits or works.
+    pub(super) fn is_adding(&self) -> bool {
+        self.adding.load(Ordering::Relaxed) > 0
     }
 
     /// Ends the ADD that waits or works.

@@ -9,8 +9,8 @@ use rpc::{PodRef, Refusal, host_ifname};
 
 use super::claim::{Claims, Record, claims, is_made_up};
 use super::registry::{EndpointView, Sandbox};
-use super::transaction::{Endpoints, macs};
-use super::{Addresses, Adopted, Endpoint, Enforcement, HostEnd, Slot, Surviving, Wiring};
+use super::transaction::{Endpoints, RESTORED, macs};
+use super::{Addresses, Adopted, Endpoint, Enforcement, HostEnd, Slot, Standing, Surviving, Wiring};
 
 /// A link that cannot be read is asked for this often, with this pause.
 const FIND_TRIES: u32 = 20;
@@ -108,19 +108,19 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
     /// Where the links cannot be read: nothing may be given back or taken away then.
     pub async fn restore(&self) -> Result<(), Refusal> {
         let mut living = Vec::new();
-        for lease in self.ports.addresses.surviving().await {
-            let end = match &lease.host_ifname {
-                Some(ifname) => patiently(ifname, || self.ports.wiring.find(ifname)).await?,
-                None => {
-                    self.discard_unfinished(&lease).await?;
-                    None
+        let standing = patiently("links", || self.ports.wiring.standing("")).await?;
+        let surviving = self.ports.addresses.surviving().await;
+        for lease in &surviving {
+            let end = link_of(lease, &standing, &surviving).map(|one| one.end.clone());
+            match (end, &lease.host_ifname) {
+                (Some(end), Some(_)) => living.push((lease.clone(), end)),
+                (end, _) => {
+                    if let Some(end) = end {
+                        // An ADD that the former agent did not live to finish: its plugin begins again, with a new lease.
+                        self.ports.enforcement.discard(end.ifindex).await;
+                    }
+                    self.give_back(lease).await;
                 }
-            };
-            // A link of this name with another MAC is that of a successor: a pod of the same name.
-            let mac = lease.host_mac.unwrap_or_else(|| macs(&lease.key).0);
-            match end.filter(|end| end.host_mac == mac) {
-                Some(end) => living.push((lease, end)),
-                None => self.give_back(&lease).await,
             }
         }
         let mut slotted = Vec::new();
@@ -194,16 +194,6 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         }
     }
 
-    /// An ADD that the former agent did not live to finish: its plugin begins again, with a new lease.
-    async fn discard_unfinished(&self, lease: &Surviving) -> Result<(), Refusal> {
-        let ifname = host_ifname(&self.shape.veth_prefix, &lease.key, lease.pod.as_ref());
-        let end = patiently(&ifname, || self.ports.wiring.find(&ifname)).await?;
-        if let Some(end) = end.filter(|end| end.host_mac == macs(&lease.key).0) {
-            self.ports.enforcement.discard(end.ifindex).await;
-        }
-        Ok(())
-    }
-
     async fn give_back(&self, lease: &Surviving) {
         let (sandbox, address) = (&lease.key, lease.grant.address);
         tracing::info!(%sandbox, %address, "its link is gone; the address is given back");
@@ -240,10 +230,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             host_ifname: endpoint.end.ifname.clone(),
             host_mac: endpoint.end.host_mac,
             pod_mac: endpoint.end.pod_mac,
-            add: 0,
+            add: RESTORED,
             adopted: host_mac.is_some(),
             egress_shaped: false,
-            begun_ns: 0,
+            // A GC whose list is older than this agent does not know it; the next one does.
+            begun_ns: rpc::monotonic_ns(),
             endpoint: Some(endpoint),
         };
         self.show(&key, &sandbox);
@@ -330,6 +321,25 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             }
         }
     }
+}
+
+/// The MAC that a lease's host end was given.
+fn host_mac(lease: &Surviving) -> [u8; 6] {
+    lease.host_mac.unwrap_or_else(|| macs(&lease.key).0)
+}
+
+/// The link of a lease: that with its MAC, whatever its name is by now, or that with its name which the kernel leads its
+/// address to, whatever its MAC is. A link with the name alone is that of a successor: a pod of the same name.
+fn link_of<'a>(lease: &Surviving, standing: &'a [Standing], leases: &[Surviving]) -> Option<&'a Standing> {
+    let mac = host_mac(lease);
+    let named = |one: &&Standing| lease.host_ifname.as_deref() == Some(one.end.ifname.as_str());
+    let mut of_mac = standing.iter().filter(|one| one.end.host_mac == mac && mac != UNKNOWN_MAC);
+    let own = of_mac.clone().find(named).or_else(|| of_mac.next());
+    own.or_else(|| {
+        let leads = |one: &&Standing| one.addresses.contains(&lease.grant.address);
+        let another_s = |one: &&Standing| leases.iter().any(|other| host_mac(other) == one.end.host_mac);
+        standing.iter().find(|one| named(one) && leads(one) && (one.end.host_mac == mac || !another_s(one)))
+    })
 }
 
 /// Asks the kernel again while it refuses, for five seconds in all.

@@ -36,6 +36,8 @@ pub(crate) struct Node {
     adopted: Mutex<BTreeMap<String, [u8; 6]>>,
     /// The pods that filters were attached for, by link.
     named: Mutex<BTreeMap<u32, Option<PodRef>>>,
+    /// Links whose filters leave room for a qdisc of the bandwidth plugin.
+    shaped: Mutex<BTreeSet<u32>>,
     keys: Mutex<BTreeMap<String, (SandboxKey, Option<PodRef>)>>,
     failing: Mutex<Option<&'static str>>,
     log: Mutex<Vec<String>>,
@@ -169,14 +171,15 @@ impl Wiring for Node {
         Ok(())
     }
 
-    async fn find(&self, ifname: &str) -> Result<Option<HostEnd>, Refusal> {
-        self.step("find")?;
-        Ok(self.links.lock().unwrap().get(ifname).cloned())
-    }
-
     async fn lives(&self, end: &HostEnd) -> Result<bool, Refusal> {
         self.step("lives")?;
         Ok(self.links.lock().unwrap().values().any(|present| present.ifindex == end.ifindex))
+    }
+
+    async fn unlink(&self, end: &HostEnd) -> Result<(), Refusal> {
+        self.step("unlink")?;
+        self.links.lock().unwrap().retain(|_, present| present.ifindex != end.ifindex);
+        Ok(())
     }
 
     async fn standing(&self, prefix: &str) -> Result<Vec<Standing>, Refusal> {
@@ -200,6 +203,9 @@ impl Enforcement for Node {
     async fn attach(&self, endpoint: Endpoint) -> Result<(), Refusal> {
         self.step("attach")?;
         self.filters.lock().unwrap().insert(endpoint.end.ifindex, endpoint.slot);
+        if endpoint.egress_shaped {
+            self.shaped.lock().unwrap().insert(endpoint.end.ifindex);
+        }
         self.named.lock().unwrap().insert(endpoint.end.ifindex, endpoint.pod);
         Ok(())
     }
@@ -244,6 +250,13 @@ fn asked() -> Asked {
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
+}
+
+/// The link that an ADD made.
+fn stands(node: &Node, leased: &rpc::Leased, ifindex: u32) {
+    let ifname = leased.host_ifname.clone();
+    let end = HostEnd { ifname: ifname.clone(), ifindex, host_mac: leased.host_mac, pod_mac: leased.pod_mac };
+    node.links.lock().unwrap().insert(ifname, end);
 }
 
 async fn leased(all: &All, id: &str) -> (rpc::Leased, Provisional) {
@@ -379,6 +392,76 @@ async fn the_late_delete_of_an_old_sandbox_spares_its_successor_of_the_same_name
 }
 
 #[tokio::test]
+async fn a_late_add_of_an_older_sandbox_leaves_its_successor_s_link_alone() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    node.give(7);
+    let all = endpoints(&node);
+    let (never, late) = (asked(), asked());
+    let add = |id: &'static str, asked: &Asked| {
+        let (all, asked) = (Arc::clone(&all), asked.clone());
+        async move { all.lease(&key(id), asked, &CancellationToken::new()).await }
+    };
+    let (old, _) = add("old", &late).await.expect("nobody else has the name");
+    leased(&all, "new").await;
+    // Its plugin sees a link of that name and asks again before it takes it out of the way; or comes with its own.
+    for refused in [add("never", &never).await.err(), add("old", &late).await.err()] {
+        assert_eq!(refused.map(|refusal| refusal.reason).as_deref(), Some(rpc::reason::SANDBOX_DELETED));
+    }
+    added(&all, "new", 8).await;
+    let refusal = all.attach(&key("old"), &old.host_ifname, 7).await.expect_err("it has a successor");
+    assert_eq!(refusal.reason, rpc::reason::SANDBOX_DELETED);
+
+    // Another agent does not know which is older, and the DEL of the older one settles it.
+    stands(&node, &added(&all, "new", 8).await, 8);
+    let all = endpoints(&node);
+    all.restore().await.expect("nothing fails");
+    let early = Asked { begun_ns: late.begun_ns, ..asked() };
+    let refusal =
+        all.lease(&key("other"), early.clone(), &CancellationToken::new()).await.expect_err("taken");
+    assert!(refusal.retryable, "{refusal}");
+    all.release(&key("new")).await.expect("deleted");
+    all.lease(&key("other"), early, &CancellationToken::new()).await.expect("free");
+}
+
+#[tokio::test]
+async fn a_plugin_that_does_not_tell_when_it_began_takes_the_name_over() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    let all = endpoints(&node);
+    added(&all, "old", 7).await;
+    let untold = Asked { begun_ns: 0, ..asked() };
+    all.lease(&key("new"), untold, &CancellationToken::new()).await.expect("it begins now");
+}
+
+#[tokio::test]
+async fn a_delete_takes_the_link_that_the_plugin_could_not_find() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    stands(&node, &added(&all, "a", 7).await, 7);
+    *node.failing.lock().unwrap() = Some("unlink");
+    all.release(&key("a")).await.expect_err("the kernel fails");
+    assert!(!node.is_empty(), "an address is not free while a link may send from it");
+    all.release(&key("a")).await.expect("second try");
+    assert!(node.is_empty() && node.links.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_sandbox_added_again_on_a_new_link_is_shaped_as_it_asks_now() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    added(&all, "a", 7).await;
+    let shaped = Asked { egress_shaped: true, ..asked() };
+    let (lease, _) = all.lease(&key("a"), shaped, &CancellationToken::new()).await.expect("leased");
+    all.attach(&key("a"), &lease.host_ifname, 8).await.expect("nothing fails");
+    assert_eq!(*node.shaped.lock().unwrap(), BTreeSet::from([8]));
+}
+
+#[tokio::test]
 async fn delete_is_repeatable_and_knows_nothing_of_strangers() {
     let node = Arc::new(Node::default());
     node.give(5);
@@ -422,7 +505,7 @@ async fn a_restart_keeps_what_has_a_link_and_gives_back_the_rest() {
     let slot = node.filters.lock().unwrap()[&7];
 
     let after = endpoints(&node);
-    *node.failing.lock().unwrap() = Some("find");
+    *node.failing.lock().unwrap() = Some("standing");
     after.restore().await.expect("one failure passes");
     assert_eq!(node.leases.lock().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
     assert_eq!(

@@ -3,14 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rpc::{Leased, PodRef, Refusal, SandboxKey, code, reason};
 use tokio_util::sync::CancellationToken;
 
 use super::orphans::Orphans;
-use super::registry::{EndpointView, Entry, Phase, Registry, Sandbox};
+use super::registry::{EndpointView, Entry, Named, Phase, Registry, Sandbox};
 use super::{Addresses, Endpoint, Enforcement, HostEnd, Ports, Wiring};
+
+/// How long a GC waits for the turn of a sandbox that is looked at, or deleted.
+const TURN_PATIENCE: Duration = Duration::from_secs(2);
+/// The ADD of a sandbox that ran before this agent; ours begin with 1.
+pub(super) const RESTORED: u64 = 0;
 
 /// What names and sizes the plugin is told.
 #[derive(Debug, Clone)]
@@ -93,10 +98,15 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         gone: &CancellationToken,
     ) -> Result<(Leased, Provisional), Refusal> {
         let Asked { pod, egress_shaped, begun_ns, deadline } = asked;
-        let cancelled = entry.begin_add();
+        let (cancelled, _adding) = entry.begin_add();
         if self.registry.is_buried(key, begun_ns) {
             return Err(deleted(key));
         }
+        // One that does not tell began now, at the latest.
+        let tells = begun_ns != 0;
+        let begun_ns = if tells { begun_ns } else { rpc::monotonic_ns() };
+        let host_ifname = rpc::host_ifname(&self.shape.veth_prefix, key, pod.as_ref());
+        self.not_succeeded(key, &host_ifname, begun_ns)?;
         let mut turn = tokio::select! {
             turn = entry.turn.lock() => turn,
             () = cancelled.cancelled() => return Err(deleted(key)),
@@ -116,7 +126,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             };
             let (host_mac, pod_mac) = macs(key);
             *turn = Some(Sandbox {
-                host_ifname: rpc::host_ifname(&self.shape.veth_prefix, key, pod.as_ref()),
+                host_ifname,
                 pod,
                 grant,
                 host_mac,
@@ -131,9 +141,10 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         let Some(sandbox) = turn.as_mut() else { return Err(deleted(key)) };
         if sandbox.endpoint.is_none() {
             sandbox.add = add;
-            sandbox.egress_shaped = egress_shaped;
         }
-        sandbox.begun_ns = begun_ns;
+        // Of an endpoint that stands it takes effect when its link is made anew.
+        sandbox.egress_shaped = egress_shaped;
+        sandbox.begun_ns = if tells { sandbox.begun_ns.max(begun_ns) } else { sandbox.begun_ns };
         self.show(key, sandbox);
         let leased = Leased {
             addresses: vec![sandbox.grant.address],
@@ -159,7 +170,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         host_ifindex: u32,
     ) -> Result<(), Refusal> {
         let entry = self.registry.entry(key);
-        let cancelled = entry.begin_add();
+        let (cancelled, _adding) = entry.begin_add();
         let mut turn = entry.turn.lock().await;
         let begun_ns = turn.as_ref().map_or(u64::MAX, |sandbox| sandbox.begun_ns);
         if cancelled.is_cancelled() || self.registry.is_buried(key, begun_ns) {
@@ -172,6 +183,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
                 format!("no address is leased to {key}"),
             ));
         };
+        self.not_succeeded(key, &sandbox.host_ifname, sandbox.begun_ns)?;
         if let Some(present) = sandbox.endpoint.clone() {
             let same = present.end.ifindex == host_ifindex;
             if same && self.ports.enforcement.slot_of(host_ifindex).await == Some(present.slot) {
@@ -215,6 +227,22 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         }
     }
 
+    /// Pods of a StatefulSet, and the sandboxes of one pod, share the name of their host end, and the last of them to
+    /// begin has it: the plugin of an older one, when it is late, would take a running pod's link out of its way.
+    fn not_succeeded(&self, key: &SandboxKey, host_ifname: &str, begun_ns: u64) -> Result<(), Refusal> {
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let successor = views.values().find(|other| {
+            other.key != *key && other.named.host_ifname == host_ifname && other.named.begun_ns > begun_ns
+        });
+        let Some(other) = successor else { return Ok(()) };
+        let message = format!("{} has the link {host_ifname} and is newer than {key}", other.key);
+        // One that ran before this agent may be older all the same; then its DEL is on its way.
+        Err(match other.named.restored {
+            true => Refusal::retryable(code::TRY_AGAIN_LATER, "link-taken", message),
+            false => Refusal::new(code::PLUGIN_SPECIFIC, reason::SANDBOX_DELETED, message),
+        })
+    }
+
     /// Policy before routes: a route is what lets the first packet in, and the filters must stand by then.
     async fn put_in_force(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<(), Refusal> {
         self.ports.enforcement.attach(endpoint.clone()).await?;
@@ -234,7 +262,8 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
     }
 
     /// DEL: everything of `key` goes, whatever its state; an ADD that waits or works is ended first, and one
-    /// that arrives later is refused. Errors do not stop it: all steps are tried, the first error is returned.
+    /// that arrives later is refused. Its link goes first, where the plugin could not find it; once that is gone errors
+    /// do not stop it: all steps are tried, the first error is returned.
     ///
     /// # Errors
     ///
@@ -261,10 +290,12 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         (known, outcome)
     }
 
-    /// Takes everything of `key` away, whose turn it is. Errors do not stop it.
+    /// Takes everything of `key` away, whose turn it is: its link first, for an address is never free while a link may
+    /// still send from it. Errors after that do not stop it.
     pub(super) async fn undo(&self, key: &SandboxKey, turn: &mut Option<Sandbox>) -> Result<(), Refusal> {
         let mut first_error = None;
         if let Some(Sandbox { grant, endpoint: Some(endpoint), .. }) = turn.as_ref() {
+            self.ports.wiring.unlink(&endpoint.end).await?;
             first_error = self.ports.wiring.remove_pod(grant, &endpoint.end).await.err();
             self.ports.enforcement.detach(endpoint).await;
             self.registry.give_back_slot(endpoint.slot);
@@ -315,8 +346,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             let message = format!("{key} is not attached");
             return Err(Refusal::new(code::UNKNOWN_CONTAINER, "not-attached", message));
         };
-        let present = self.ports.wiring.find(&endpoint.end.ifname).await?;
-        if present.is_none_or(|end| end.ifindex != endpoint.end.ifindex) {
+        if !self.ports.wiring.lives(&endpoint.end).await? {
             let message = format!("{} is gone from the node", endpoint.end.ifname);
             return Err(Refusal::new(code::PLUGIN_SPECIFIC, "link-gone", message));
         }
@@ -328,7 +358,7 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
     }
 
     /// GC: releases every sandbox of `network` that is not in `valid`, but for those whose ADD began after the GC
-    /// did; returns how many, and their host ends, which are still there where their namespace is.
+    /// did, and takes their links away: such a sandbox may still run. Returns how many.
     ///
     /// # Errors
     ///
@@ -338,34 +368,39 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         network: &str,
         valid: &[(String, String)],
         begun_ns: u64,
-    ) -> Result<(u32, Vec<HostEnd>), Refusal> {
+    ) -> Result<u32, Refusal> {
         self.orphans.collected(network, valid);
-        let (mut released, mut ends, mut first_error) = (0, Vec::new(), None);
+        let (mut released, mut first_error) = (0, None);
         for (key, entry) in self.registry.entries() {
             let lives = valid.iter().any(|(id, ifname)| *id == key.container_id && *ifname == key.ifname);
-            if key.network != network || lives {
-                continue;
-            }
-            // An ADD or a DEL has its turn now: no sandbox that was forgotten.
-            let Ok(mut turn) = entry.turn.try_lock() else { continue };
-            let stale = turn.as_ref().filter(|sandbox| begun_ns == 0 || sandbox.begun_ns <= begun_ns);
-            let Some(sandbox) = stale else { continue };
-            let end = sandbox.endpoint.as_ref().map(|endpoint| endpoint.end.clone());
-            self.registry.bury(&key);
-            tracing::info!(sandbox = %key, "the runtime does not know it any more; it is released");
-            match self.undo(&key, &mut turn).await {
-                Ok(()) => {
-                    released += 1;
-                    ends.extend(end);
-                }
-                Err(refusal) => {
-                    first_error.get_or_insert(refusal);
+            if key.network == network && !lives {
+                match self.collect_one(&key, &entry, begun_ns).await {
+                    Ok(collected) => released += u32::from(collected),
+                    Err(refusal) => {
+                        first_error.get_or_insert(refusal);
+                    }
                 }
             }
-            drop(turn);
             self.registry.forget(&key, entry);
         }
-        first_error.map_or(Ok((released, ends)), Err)
+        first_error.map_or(Ok(released), Err)
+    }
+
+    async fn collect_one(&self, key: &SandboxKey, entry: &Entry, begun_ns: u64) -> Result<bool, Refusal> {
+        // No sandbox that was forgotten; and its turn may be minutes away.
+        if entry.is_adding() {
+            return Ok(false);
+        }
+        // Whoever else has its turn does not keep it for long, and the next GC comes by again.
+        let Ok(mut turn) = tokio::time::timeout(TURN_PATIENCE, entry.turn.lock()).await else {
+            return Ok(false);
+        };
+        if turn.as_ref().is_none_or(|sandbox| begun_ns != 0 && sandbox.begun_ns > begun_ns) {
+            return Ok(false);
+        }
+        self.registry.bury(key);
+        tracing::info!(sandbox = %key, "the runtime does not know it any more; it is released");
+        self.undo(key, &mut turn).await.map(|()| true)
     }
 
     /// Every sandbox as it was last seen.
@@ -386,6 +421,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             endpoint: sandbox.endpoint.clone(),
             phase: if sandbox.endpoint.is_some() { Phase::Attached } else { Phase::Leased },
             adopted: sandbox.adopted,
+            named: Named {
+                host_ifname: sandbox.host_ifname.clone(),
+                begun_ns: sandbox.begun_ns,
+                restored: sandbox.add == RESTORED,
+            },
         };
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), view);
     }

@@ -1,5 +1,7 @@
 //! Steps towards what is wanted.
 
+use std::fmt;
+
 use netlink::{
     address::Address, link::LinkChange, neighbour::Neighbour, nft::Table, route::Route, rule::Rule,
 };
@@ -84,4 +86,31 @@ impl Action {
             Self::RemoveTable | Self::RemoveRule(_) | Self::RemoveRoute(_) | Self::RemoveNeighbour(_)
         )
     }
+}
+
+/// What it is about, in the words of `ip`.
+impl fmt::Display for Action {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ChangeLink(change) => write!(out, "link {}", change.index),
+            Self::AddAddress(address) => write!(out, "address {} dev {}", address.network, address.link),
+            Self::PutRoute(route) | Self::RemoveRoute(route) => {
+                write!(out, "route {} table {}", route.destination, route.table)
+            }
+            Self::PutNeighbour(one) | Self::RemoveNeighbour(one) => {
+                write!(out, "neigh {} dev {}", one.address, one.link)
+            }
+            Self::AddRule(rule) | Self::RemoveRule(rule) => out.write_str(&rule_in_words(rule)),
+            Self::PutTable(table) => write!(out, "nftables table {}", table.name),
+            Self::RemoveTable => out.write_str("the nftables table"),
+        }
+    }
+}
+
+/// A rule in the words of `ip rule`.
+pub(crate) fn rule_in_words(rule: &Rule) -> String {
+    let from = rule.from.map_or("all".to_owned(), |from| from.to_string());
+    let to = rule.to.map(|to| format!(" to {to}")).unwrap_or_default();
+    let mark = rule.mark.map(|(mark, mask)| format!(" fwmark {mark:#x}/{mask:#x}")).unwrap_or_default();
+    format!("rule {}: from {from}{to}{mark} lookup {}", rule.priority, rule.table)
 }

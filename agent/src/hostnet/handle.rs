@@ -9,18 +9,19 @@ use std::{
 use netlink::{
     Batch, Family, Mac, PROTOCOL, Socket,
     link::{self, Ipv4Conf, LinkChange},
-    monitor::Change,
+    monitor::{Change, OwnPorts},
     neighbour,
     nft::{self, Table},
     route,
     rule::{self, Mirror, Rule},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     HostNetError, NodeNet, PodRoute,
     known::Known,
+    pace::Pace,
     sysctl,
     wanted::{Wanted, is_of_pod, leads_from_pod, pod_neighbour, pod_route, pod_rules},
 };
@@ -47,10 +48,12 @@ pub struct HostNet {
     /// What announcements of links are compared with, on tokio's own threads: held for an instant, never while the
     /// kernel is asked.
     known: Arc<Mutex<Known>>,
+    /// When to look next. Held for an instant, too.
+    pace: Arc<Mutex<Pace>>,
     /// Asks [`super::keep`] for a reconciliation.
     pub(super) wake: Arc<Notify>,
     /// Ports of our sockets: changes that were asked for on them are our own.
-    ports: Arc<[u32]>,
+    ports: Arc<OwnPorts>,
 }
 
 #[derive(Debug)]
@@ -58,7 +61,7 @@ pub(super) struct State {
     pub(super) route: Socket,
     pub(super) nft: Socket,
     /// IPv4 rules of all programs: an ADD or a DEL has to know those of its address.
-    rules: Mirror,
+    pub(super) rules: Mirror,
     pub(super) node: Option<NodeNet>,
     pub(super) pods: BTreeMap<IpAddr, PodRoute>,
     /// Every pod that survived an agent's restart was added again: what belongs to no pod may go.
@@ -81,7 +84,7 @@ impl HostNet {
             tracing::info!(%error, "forwarding is turned on link by link");
         }
         let (route, nft) = (Socket::open()?.watch()?, nft::open()?);
-        let ports = Arc::from([route.port(), nft.port()]);
+        let ports = OwnPorts { route: vec![route.port()], nftables: vec![nft.port()] };
         let state = State {
             route,
             nft,
@@ -92,11 +95,21 @@ impl HostNet {
             shown: None,
             installed: Wanted::default(),
         };
-        Ok(Self { state: Arc::new(Mutex::new(state)), known: Arc::default(), wake: Arc::default(), ports })
+        Ok(Self {
+            state: Arc::new(Mutex::new(state)),
+            known: Arc::default(),
+            pace: Arc::new(Mutex::new(Pace::new(Instant::now()))),
+            wake: Arc::default(),
+            ports: Arc::new(ports),
+        })
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -105,8 +118,8 @@ impl HostNet {
     }
 
     /// Ports of our sockets, for [`netlink::monitor::Changes::open`].
-    pub fn ports(&self) -> Vec<u32> {
-        self.ports.to_vec()
+    pub fn ports(&self) -> OwnPorts {
+        OwnPorts::clone(&self.ports)
     }
 
     /// Says what is wanted beside the pods; the next [`Self::reconcile`] makes it so. Returns whether that is news.

@@ -12,13 +12,12 @@ use super::{HostNet, HostNetError, Report};
 const GATHER: Duration = Duration::from_millis(50);
 /// As long may a DEL take from the end of a pod's link to its end here: the kernel needs tens of milliseconds.
 const FAREWELL: Duration = Duration::from_millis(300);
-/// Without any change that is announced: a link's sysctls that are written by netlink are not.
-const PERIOD: Duration = Duration::from_secs(10);
 /// Pause before the announcements are asked for again after they failed.
 const REOPEN: Duration = Duration::from_secs(1);
 
-/// Reconciles on every change of others, and every ten seconds, until `stop`. Each outcome goes to `told`. Must run
-/// in the network namespace that `hostnet` works on.
+/// Reconciles on every change of others, and every ten seconds, until `stop`. Where somebody undoes the same again
+/// and again it is put back ever more seldom, up to once in five seconds. Each outcome goes to `told`. Must run in
+/// the network namespace that `hostnet` works on.
 pub async fn keep(
     hostnet: HostNet,
     stop: CancellationToken,
@@ -26,12 +25,20 @@ pub async fn keep(
 ) {
     let mut changes = open(&hostnet);
     loop {
-        let period = if changes.is_some() { PERIOD } else { REOPEN };
+        // Made once for each look: changes that call for none must not put it off.
+        let latest = hostnet.pace().period();
+        let reopen = Instant::now() + REOPEN;
         let called = tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(period) => true,
+            () = tokio::time::sleep_until(latest) => true,
+            () = tokio::time::sleep_until(reopen), if changes.is_none() => true,
             () = hostnet.wake.notified() => true,
-            change = relevant(&hostnet, &mut changes) => gather(&hostnet, &mut changes, change).await,
+            change = relevant(&hostnet, &mut changes) => tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(latest) => true,
+                () = hostnet.wake.notified() => true,
+                called = gather(&hostnet, &mut changes, change) => called,
+            },
         };
         if changes.is_none() {
             changes = open(&hostnet);
@@ -53,7 +60,10 @@ async fn gather(hostnet: &HostNet, changes: &mut Option<Changes>, first: Option<
         tokio::time::sleep(GATHER).await;
         return true;
     };
-    let due = |change: &Change| Instant::now() + if hostnet.is_farewell(change) { FAREWELL } else { GATHER };
+    let due = |change: &Change| {
+        let soon = Instant::now() + if hostnet.is_farewell(change) { FAREWELL } else { GATHER };
+        hostnet.pace().not_before(change).map_or(soon, |time| time.max(soon))
+    };
     let mut until = due(&first);
     let mut heard = vec![(until, first)];
     loop {
@@ -68,8 +78,11 @@ async fn gather(hostnet: &HostNet, changes: &mut Option<Changes>, first: Option<
             }
             change = relevant(hostnet, changes) => {
                 let Some(change) = change else { return true };
-                heard.push((due(&change), change));
-                until = heard.last().map_or(until, |(due, _)| until.min(*due));
+                // The earlier one of two that are the same decides.
+                if heard.iter().all(|(_, one)| *one != change) {
+                    heard.push((due(&change), change));
+                    until = heard.last().map_or(until, |(due, _)| until.min(*due));
+                }
             }
         }
     }

@@ -41,7 +41,9 @@ impl Known {
     pub(super) fn concerned_by(&self, change: &Change) -> bool {
         match change {
             // What pods' links need comes with the pod; but one that is taken down loses its route without a word.
-            Change::Link { index, name, up } => !self.is_of_pods(name) || (!up && self.is_pod(*index)),
+            Change::Link { index, name, up, forwarding } => {
+                !self.is_of_pods(name) || ((!up || *forwarding == Some(false)) && self.is_pod(*index))
+            }
             Change::LinkGone { index, name } => !self.is_of_pods(name) || self.is_pod(*index),
             // The kernel's own of every link that comes up.
             Change::Route { table: TABLE_LOCAL, .. } => false,
@@ -106,11 +108,15 @@ mod tests {
             let address = Some([10, 0, 0, last].into());
             Change::Neighbour { link: 7, address, mac: Some(mac), permanent, gone }
         };
+        let link =
+            |index, name: &str, up, forwarding| Change::Link { index, name: name.into(), up, forwarding };
         let settings = |index, forwarding, rp_filter| Change::Settings { index, forwarding, rp_filter };
         let ignored = [
-            Change::Link { index: 9, name: "eni9".into(), up: true },
-            Change::Link { index: 9, name: "eni9".into(), up: false },
-            Change::Link { index: 7, name: "eni1".into(), up: true },
+            link(9, "eni9", true, Some(true)),
+            link(9, "eni9", false, Some(true)),
+            link(7, "eni1", true, Some(true)),
+            link(7, "eni1", true, None),
+            link(9, "eni9", true, Some(false)),
             Change::LinkGone { index: 9, name: "eni9".into() },
             Change::Route { table: TABLE_LOCAL, protocol: 2, gone: false },
             Change::Route { table: TABLE_LOCAL, protocol: 2, gone: true },
@@ -127,8 +133,10 @@ mod tests {
             assert!(!known.concerned_by(&change), "{change:?}");
         }
         let heard = [
-            Change::Link { index: 7, name: "eni1".into(), up: false },
-            Change::Link { index: 3, name: "eth1".into(), up: true },
+            link(7, "eni1", false, Some(true)),
+            // Written by netlink: no announcement of its own.
+            link(7, "eni1", true, Some(false)),
+            link(3, "eth1", true, Some(true)),
             Change::LinkGone { index: 7, name: "eni1".into() },
             Change::LinkGone { index: 3, name: "eth1".into() },
             Change::Route { table: 254, protocol: PROTOCOL, gone: true },

@@ -24,6 +24,7 @@ mod incumbent;
 mod keep;
 mod known;
 mod observed;
+mod pace;
 mod plan;
 mod reconcile;
 mod snat;

@@ -9,7 +9,7 @@ use netlink::{
     neighbour::{self, Neighbour},
     nft,
     route::{self, Route},
-    rule::{self, Rule},
+    rule::{self, Mirror, Rule},
 };
 
 use super::{Desired, HostNetError, snat};
@@ -23,7 +23,7 @@ pub struct Observed {
     pub addresses: Vec<Address>,
     /// All unicast routes.
     pub routes: Vec<Route>,
-    /// All rules that name a table.
+    /// All rules that name a table, in the order in which the kernel asks them.
     pub rules: Vec<Rule>,
     /// All permanent neighbour entries.
     pub neighbours: Vec<Neighbour>,
@@ -36,6 +36,7 @@ pub(super) fn observe(
     desired: &Desired,
     route: &mut Socket,
     nft: &mut Socket,
+    rules: &mut Mirror,
 ) -> Result<Observed, HostNetError> {
     let mut observed = Observed {
         links: link::list(route)?,
@@ -45,7 +46,11 @@ pub(super) fn observe(
     };
     for family in families(desired) {
         observed.routes.extend(route::list(route, family)?);
-        observed.rules.extend(rule::list(route, family)?);
+        match family {
+            // Listed anyway: what the mirror has missed ends here.
+            Family::V4 => observed.rules.extend_from_slice(rules.refresh(route)?),
+            Family::V6 => observed.rules.extend(rule::list(route, family)?),
+        }
         observed.neighbours.extend(neighbour::list(route, family)?);
     }
     Ok(observed)

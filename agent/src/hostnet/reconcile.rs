@@ -7,13 +7,15 @@ use netlink::{
     nft::{self, Table, TableFamily},
 };
 
+use tokio::time::Instant;
+
 use super::{
     Action, ActionKind, Desired, EniLink, Finding, HostNet, HostNetError, Observed,
     execute::execute,
     handle::State,
     observed::observe,
     plan::plan_wanted,
-    wanted::{FROM_ENI, Wanted, wanted},
+    wanted::{FROM_ENI, Wanted, preceding_rules, wanted},
 };
 use crate::cause::chain;
 
@@ -55,7 +57,8 @@ impl HostNet {
     /// Where the kernel cannot be asked.
     pub fn reconcile(&self) -> Result<Report, HostNetError> {
         let mut state = self.lock();
-        let State { route, nft, node: Some(node), pods, pods_complete, shown, installed, .. } = &mut *state
+        let State { route, nft, rules, node: Some(node), pods, pods_complete, shown, installed } =
+            &mut *state
         else {
             return Ok(Report { findings: vec![Finding::NotAsked], ..Report::default() });
         };
@@ -65,11 +68,13 @@ impl HostNet {
         let before = std::mem::take(installed);
         let mut report = Report::default();
         let mut unlinked = BTreeSet::new();
+        let mut preceding = Vec::new();
         let mut refusal: Option<(String, Vec<Action>)> = None;
         for round in 1.. {
-            let observed = known_again(observe(&desired, route, nft)?, shown.as_ref());
+            let observed = known_again(observe(&desired, route, nft, rules)?, shown.as_ref());
             *installed = wanted(&desired, &observed.links);
             let mut actions = plan_wanted(installed, &observed);
+            preceding = preceding_rules(&desired.pods, &observed.rules);
             if !*pods_complete {
                 actions.retain(|action| !action.removes());
             }
@@ -97,6 +102,13 @@ impl HostNet {
         }
         report.count_repairs(&before);
         report.findings.clone_from(&installed.findings);
+        report.findings.extend(preceding);
+        let contested = {
+            let mut pace = self.pace();
+            pace.looked(Instant::now(), report.repairs.keys().copied());
+            pace.contested()
+        };
+        report.findings.extend(contested.into_iter().map(Finding::Contested));
         let has_link = |eni: &&EniLink| !report.findings.contains(&Finding::EniWithoutLink { mac: eni.mac });
         let stands = |eni: &&EniLink| !unlinked.contains(&eni.mac);
         let secondary = desired.node.secondary.iter().filter(has_link).filter(stands);

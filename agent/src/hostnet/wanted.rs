@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     net::IpAddr,
 };
 
@@ -11,7 +12,7 @@ use netlink::{
     rule::Rule,
 };
 
-use super::{Action, Desired, EniLink, NodeNet, PodRoute, SnatMode, snat};
+use super::{Action, ActionKind, Desired, EniLink, NodeNet, PodRoute, SnatMode, action::rule_in_words, snat};
 
 /// To a pod, look in main.
 const TO_POD: u32 = 512;
@@ -28,7 +29,7 @@ pub(super) const FROM_ENI: u32 = 32_765;
 pub(super) const RP_FILTER_LOOSE: u32 = 2;
 
 /// Something that is wanted and cannot be had now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Finding {
     /// No link has the Ethernet address of this ENI (yet).
     EniWithoutLink {
@@ -46,6 +47,40 @@ pub enum Finding {
     NotAsked,
     /// No CIDR of the VPC is known: nothing is translated, or all would be.
     NoVpcCidrs,
+    /// Another's rule for this pod is asked before ours and leads elsewhere. It stays: it is not ours.
+    PrecedingRule {
+        /// The pod's address.
+        address: IpAddr,
+        /// The rule.
+        rule: Rule,
+    },
+    /// Somebody else removes or changes what is ours of this kind again and again: it is put back ever more seldom.
+    Contested(ActionKind),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EniWithoutLink { mac } => write!(out, "no link has the Ethernet address {mac} of an ENI"),
+            Self::PodWithoutLink { address, host_ifname } => {
+                write!(out, "link {host_ifname} of the pod with {address} is gone")
+            }
+            Self::NotAsked => out.write_str("the node's ENIs are not known yet"),
+            Self::NoVpcCidrs => out.write_str("no CIDR of the VPC is known"),
+            Self::PrecedingRule { address, rule } => write!(
+                out,
+                "another program's rule precedes ours for the pod with {address}: {} (protocol {})",
+                rule_in_words(rule),
+                rule.protocol
+            ),
+            Self::Contested(kind) => write!(
+                out,
+                "another program removes or changes our objects of kind {} again and again: they are put back \
+                 ever more seldom, up to once in five seconds",
+                kind.as_str()
+            ),
+        }
+    }
 }
 
 /// A link's settings that are wanted.
@@ -138,6 +173,25 @@ pub(super) fn is_of_pod(rule: &Rule, address: IpAddr) -> bool {
 /// Whether a rule leads what a pod with this address sends to a table, whoever made it.
 pub(super) fn leads_from_pod(rule: &Rule, address: IpAddr) -> bool {
     rule.priority == FROM_POD && rule.from == Some(host(address))
+}
+
+/// Others' rules, of those that stand in this order, that lead a pod's packets elsewhere before ours are asked. Twins of
+/// ours, as the incumbent makes them, lead to the same table.
+pub(super) fn preceding_rules(pods: &[PodRoute], standing: &[Rule]) -> Vec<Finding> {
+    let by_address: HashMap<IpAddr, &PodRoute> = pods.iter().map(|pod| (pod.address, pod)).collect();
+    let precedes = |place: usize, rule: &Rule| -> Option<Finding> {
+        let end = if rule.priority == TO_POD { rule.to } else { rule.from };
+        let pod = by_address.get(&end?.ip())?;
+        if rule.protocol == PROTOCOL || !is_of_pod(rule, pod.address) {
+            return None;
+        }
+        let table = if rule.priority == TO_POD { TABLE_MAIN } else { pod.table? };
+        let ours = pod_rules(pod).into_iter().find(|ours| ours.priority == rule.priority);
+        let ours_first = ours.is_some_and(|ours| standing.iter().take(place).any(|one| *one == ours));
+        let preceding = || Finding::PrecedingRule { address: pod.address, rule: rule.clone() };
+        (rule.table != table && !ours_first).then(preceding)
+    };
+    standing.iter().enumerate().filter_map(|(place, rule)| precedes(place, rule)).collect()
 }
 
 /// The route to a pod.

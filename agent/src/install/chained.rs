@@ -1,15 +1,18 @@
 //! Plugins of others that the conflist chains behind ours.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 
 /// What a plugin may take to say which versions it speaks; it answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
+/// Bytes; a longer answer is none.
+const LONGEST_ANSWER: usize = 64 * 1024;
 /// The version of the list.
 const USUAL: &str = "1.0.0";
 /// The newest version of the specification that we speak.
@@ -90,20 +93,40 @@ fn supported(plugin: &Path) -> std::io::Result<Value> {
         // One that does not read may have answered already.
         let _ = stdin.write_all(br#"{"cniVersion":"1.0.0"}"#);
     }
+    let mut stdout = child.stdout.take().ok_or(ErrorKind::BrokenPipe)?;
+    let flags = OFlag::from_bits_retain(fcntl(&stdout, FcntlArg::F_GETFL)?);
+    fcntl(&stdout, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     let deadline = Instant::now() + PATIENCE;
-    while child.try_wait()?.is_none() {
-        if Instant::now() >= deadline {
+    let mut answer = Vec::new();
+    loop {
+        // What it started may hold the pipe open for ever: its own end is the end of its answer.
+        let ended = child.try_wait()?.is_some();
+        read_available(&mut stdout, &mut answer)?;
+        if ended {
+            return Ok(serde_json::from_slice(&answer)?);
+        }
+        if Instant::now() >= deadline || answer.len() > LONGEST_ANSWER {
             child.kill()?;
             child.wait()?;
-            return Err(std::io::ErrorKind::TimedOut.into());
+            return Err(ErrorKind::TimedOut.into());
         }
         std::thread::sleep(PAUSE);
     }
-    let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(64 * 1024).read_to_end(&mut answer)?;
+}
+
+/// What is in the pipe now.
+fn read_available(stdout: &mut impl Read, answer: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut chunk = [0; 4096];
+    while answer.len() <= LONGEST_ANSWER {
+        match stdout.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(serde_json::from_slice(&answer)?)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -143,5 +166,16 @@ mod tests {
         install("bandwidth", &says(r#""1.1.0""#));
         assert_eq!(Chained::installed(bin.path(), true), Chained { outdated: false, ..both });
         assert_eq!(Chained::installed(bin.path(), false), portmap, "a kernel without tcx");
+        // It leaves somebody behind who holds its output.
+        let holder = bin.path().join("holder");
+        let script =
+            format!("#!/bin/sh\nsleep 60 &\necho $! > {}\n{}", holder.display(), &says(r#""1.0.0""#)[10..]);
+        install("bandwidth", &script);
+        let started = Instant::now();
+        assert_eq!(Chained::installed(bin.path(), true), both);
+        assert!(started.elapsed() < Duration::from_secs(30), "it waited for the one left behind");
+        let pid = std::fs::read_to_string(holder).expect("written").trim().parse().expect("a process id");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            .expect("it sleeps still");
     }
 }

@@ -13,12 +13,9 @@ use crate::cause::chain;
 use crate::endpoint::Slot;
 use crate::metrics::ReasonLabel;
 
-/// Every link is looked at this often, whatever was heard: tcx is not announced. Each look asks four times under the
-/// lock of all networking, so that looking at all links every second would slow down every ADD.
+/// Every link is looked at this often, whatever was heard. Each look asks four times under the lock of all
+/// networking, so that looking at all links every second would slow down every ADD.
 const SWEEP: Duration = Duration::from_secs(30);
-
-/// Flows are not read again so soon for links that refuse filters over and over.
-const INHERIT_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is known of the filters on local pods' links.
 #[derive(Debug, Default)]
@@ -27,16 +24,24 @@ pub(super) struct Filters {
     pub(super) missing: BTreeSet<Slot>,
     /// Those that ran before this agent: nobody can refuse them any more.
     pub(super) adopted: BTreeSet<Slot>,
-    /// Those of `adopted` whose links take no filters, and why.
-    refusing: BTreeMap<Slot, String>,
-    /// Those through whose links flows run that the maps do not know.
+    /// Those whose links take no filters, and why.
+    pub(super) refusing: BTreeMap<Slot, String>,
+    /// Those that ran before this agent, and through whose links flows run that the maps do not know: ours are still
+    /// to take the place of the node agent's, or of none.
     flowing: BTreeSet<Slot>,
+    /// The first filters of this run are still to be attached.
+    pub(super) adopting: bool,
     /// What runs before ours, by others.
     foreign: BTreeMap<Slot, Vec<String>>,
+    /// Those filtered by tcx, which is not announced: asked for every second.
+    by_tcx: BTreeSet<Slot>,
+    /// Those on whose links something changed that could not be looked at.
+    unseen: BTreeSet<Slot>,
     /// Links of pods that are gone, which were still there.
     lingering: BTreeSet<u32>,
     swept: Option<Instant>,
-    inherited: Option<Instant>,
+    /// When flows were last read.
+    pub(super) inherited: Option<Instant>,
 }
 
 impl Filters {
@@ -47,12 +52,15 @@ impl Filters {
         self.refusing.remove(&slot);
         self.flowing.remove(&slot);
         self.foreign.remove(&slot);
+        self.by_tcx.remove(&slot);
+        self.unseen.remove(&slot);
     }
 
-    fn note_foreign(&mut self, slot: Slot, foreign: Vec<String>) {
+    fn note_foreign(&mut self, slot: Slot, link: &str, foreign: Vec<String>) {
         if foreign.is_empty() {
             self.foreign.remove(&slot);
-        } else {
+        } else if self.foreign.get(&slot) != Some(&foreign) {
+            tracing::warn!(link, ?foreign, "other filters run before ours");
             self.foreign.insert(slot, foreign);
         }
     }
@@ -60,7 +68,8 @@ impl Filters {
 
 impl<K: Kernel> Worker<K> {
     /// After a start: every link gets the programs of this agent, and those that had no filters of ours, or the node
-    /// agent's too, have flows that nobody knows.
+    /// agent's too, have flows that nobody knows. Only now is the node agent gone for certain: filters and pins of its
+    /// that come later are those of one that runs.
     pub(super) fn survey_all(&mut self) {
         self.filters.missing = self.local.keys().copied().collect();
         for (slot, (_, binding)) in &self.local {
@@ -69,7 +78,9 @@ impl<K: Kernel> Worker<K> {
                 self.filters.flowing.insert(*slot);
             }
         }
+        self.filters.adopting = true;
         self.kernel.tidy();
+        self.kernel.unpin_incumbent();
         // What this agent does itself is not heard; what others did was just seen.
         self.kernel.touched();
         self.filters.swept = Some(Instant::now());
@@ -97,44 +108,54 @@ impl<K: Kernel> Worker<K> {
         self.filters.lingering.retain(|ifindex| kernel.forget(*ifindex));
         let foreign = self.filters.foreign.clone();
         for (slot, (_, binding)) in &self.local {
-            let heard = match &touched {
-                Touched::Links(links) => links.contains(&binding.end.ifindex),
-                Touched::Any => true,
-            };
-            if !heard || self.filters.missing.contains(slot) {
+            if self.filters.missing.contains(slot) {
                 continue;
             }
-            let survey = match self.kernel.look(binding) {
+            let (ifindex, link) = (binding.end.ifindex, &binding.end.ifname);
+            let heard = match &touched {
+                Touched::Links(links) => links.contains(&ifindex),
+                Touched::Any => true,
+            };
+            let told = heard || self.filters.unseen.contains(slot);
+            if !told && (!self.filters.by_tcx.contains(slot) || self.kernel.leads(ifindex)) {
+                continue;
+            }
+            let survey = self.kernel.look(binding);
+            // Gone with its pod; the DEL is still to come.
+            if !self.kernel.lives(ifindex) {
+                self.filters.unseen.remove(slot);
+                continue;
+            }
+            let survey = match survey {
                 Ok(survey) => survey,
                 Err(error) => {
-                    let link = &binding.end.ifname;
-                    tracing::warn!(link, error = chain(&*error), "its filters could not be looked at");
+                    // Not announced again: it is looked at until that succeeds.
+                    if self.filters.unseen.insert(*slot) {
+                        tracing::warn!(link, error = chain(&*error), "its filters could not be looked at");
+                    }
                     continue;
                 }
             };
-            // Gone with its pod; the DEL is still to come.
-            if !self.kernel.lives(binding.end.ifindex) {
-                continue;
-            }
-            if survey.incumbent {
-                tracing::warn!(link = binding.end.ifname, "the node agent has put filters on it");
-                self.filters.flowing.insert(*slot);
-            } else if !survey.ours {
-                tracing::warn!(link = binding.end.ifname, "something else had removed its filters");
-            }
-            if survey.incumbent || !survey.ours {
+            self.filters.unseen.remove(slot);
+            if !survey.ours {
+                tracing::warn!(link, "something else had removed its filters");
                 let reason = "filter".to_owned();
                 self.metrics.host_repairs.get_or_create(&ReasonLabel { reason }).inc();
                 self.filters.missing.insert(*slot);
             }
-            self.filters.note_foreign(*slot, survey.foreign);
+            // A node agent that runs again puts back what is taken off it.
+            let foreign = survey.foreign.into_iter().chain(survey.ahead).collect();
+            self.filters.note_foreign(*slot, link, foreign);
         }
         let refusing = self.filters.refusing.clone();
         self.attach_missing();
-        if self.filters.refusing != refusing || self.filters.foreign != foreign {
+        let error = self.error();
+        let changed = self.report.borrow().error != error;
+        if changed || self.filters.refusing != refusing || self.filters.foreign != foreign {
             let findings = self.filter_findings();
             self.report.send_modify(|report| {
                 let report = Arc::make_mut(report);
+                report.error = error;
                 let ours = [FindingReason::NotFiltered, FindingReason::ForeignFilter];
                 report.findings.retain(|finding| !ours.contains(&finding.reason));
                 report.findings.extend(findings);
@@ -145,86 +166,50 @@ impl<K: Kernel> Worker<K> {
 
     /// Attaches every filter that is missing; returns what failed.
     fn attach_missing(&mut self) -> BTreeMap<Slot, Refusal> {
-        let unknown = self.inherit();
-        let (mut failed, mut refusing) = (BTreeMap::new(), BTreeMap::new());
-        let mut inherited = BTreeSet::new();
-        for slot in self.filters.missing.clone() {
-            let Some((_, binding)) = self.local.get(&slot) else {
-                self.filters.missing.remove(&slot);
-                continue;
-            };
-            let outcome = match unknown.get(&slot) {
-                // Filters that do not know its flows would cut them.
-                Some(refusal) => Err(refusal.clone()),
-                None => self.kernel.attach(binding).map_err(|error| refused("attach-filters", &error)),
-            };
-            match outcome {
-                Ok(foreign) => {
-                    if !foreign.is_empty() && self.filters.foreign.get(&slot) != Some(&foreign) {
-                        tracing::warn!(
-                            link = binding.end.ifname,
-                            ?foreign,
-                            "other filters stand on this link"
-                        );
-                    }
-                    self.filters.note_foreign(slot, foreign);
-                    self.filters.missing.remove(&slot);
-                    if self.filters.flowing.remove(&slot) {
-                        inherited.insert(u32::from(slot.number()));
-                    }
-                }
-                Err(refusal) => {
-                    failed.insert(slot, refusal.clone());
-                    if !self.kernel.lives(binding.end.ifindex) {
-                        // Nothing can pass a link that is gone.
-                        self.filters.missing.remove(&slot);
-                    } else if self.filters.adopted.contains(&slot) {
-                        // It is tried again every second: said once.
-                        if self.filters.refusing.get(&slot) != Some(&refusal.message) {
-                            tracing::error!(
-                                link = binding.end.ifname, error = %refusal,
-                                "a pod that ran before runs on without policy: its link takes no filters"
-                            );
-                        }
-                        refusing.insert(slot, refusal.message);
-                    } else {
-                        tracing::error!(link = binding.end.ifname, error = %refusal, "filters were not attached");
-                    }
-                }
+        let local = &self.local;
+        self.filters.missing.retain(|slot| local.contains_key(slot));
+        let (flowing, others): (Vec<Slot>, Vec<Slot>) =
+            self.filters.missing.iter().partition(|slot| self.filters.flowing.contains(slot));
+        let mut failed = BTreeMap::new();
+        for slot in others {
+            if let Err(refusal) = self.attach(slot, false) {
+                failed.insert(slot, refusal);
             }
+        }
+        self.take_over(&flowing, &mut failed);
+        self.filters.adopting = false;
+        let mut refusing = BTreeMap::new();
+        for (slot, refusal) in &failed {
+            let Some((_, binding)) = self.local.get(slot) else { continue };
+            if !self.kernel.lives(binding.end.ifindex) {
+                // Nothing can pass a link that is gone.
+                self.filters.missing.remove(slot);
+                continue;
+            }
+            // It is tried again every second: said once.
+            if self.filters.refusing.get(slot) != Some(&refusal.message) {
+                tracing::error!(link = binding.end.ifname, error = %refusal, "a link takes no filters");
+            }
+            refusing.insert(*slot, refusal.message.clone());
         }
         self.filters.refusing = refusing;
-        if !inherited.is_empty() {
-            // Flows that began since they were read.
-            if let Err(error) = self.kernel.inherit(&inherited) {
-                tracing::warn!(error = chain(&*error), "flows that began just now may be cut");
-            }
-            self.kernel.tidy();
-        }
         failed
     }
 
-    /// Makes flows known that run through links which are about to get filters; returns who has to wait for theirs.
-    fn inherit(&mut self) -> BTreeMap<Slot, Refusal> {
-        let filters = &mut self.filters;
-        let due: BTreeSet<Slot> = filters.flowing.intersection(&filters.missing).copied().collect();
-        let stubborn = due.iter().all(|slot| filters.refusing.contains_key(slot));
-        let recently = filters.inherited.is_some_and(|read| read.elapsed() < INHERIT_AGAIN);
-        if due.is_empty() || (stubborn && recently) {
-            return BTreeMap::new();
+    /// Both filters on one link.
+    pub(super) fn attach(&mut self, slot: Slot, take_over: bool) -> Result<(), Refusal> {
+        let Some((_, binding)) = self.local.get(&slot) else { return Ok(()) };
+        let attached =
+            self.kernel.attach(binding, take_over).map_err(|error| refused("attach-filters", &error))?;
+        self.filters.note_foreign(slot, &binding.end.ifname, attached.foreign);
+        self.filters.missing.remove(&slot);
+        self.filters.flowing.remove(&slot);
+        if attached.by_tcx {
+            self.filters.by_tcx.insert(slot);
+        } else {
+            self.filters.by_tcx.remove(&slot);
         }
-        match self.kernel.inherit(&due.iter().map(|slot| u32::from(slot.number())).collect()) {
-            Ok(flows) => {
-                filters.inherited = Some(Instant::now());
-                tracing::info!(pods = due.len(), flows, "flows that run already are known to the filters");
-                BTreeMap::new()
-            }
-            Err(error) => {
-                filters.inherited = None;
-                let refusal = refused("read-flows", &error);
-                due.into_iter().map(|slot| (slot, refusal.clone())).collect()
-            }
-        }
+        Ok(())
     }
 
     /// Filters for newcomers and for whoever else lacks them. Returns the newcomers that are refused: as if they
@@ -251,12 +236,21 @@ impl<K: Kernel> Worker<K> {
         failed
     }
 
-    /// What keeps the node from serving. A pod that ran before and whose link refuses is told by a finding instead:
-    /// it would run without policy on a node that refuses everybody, too.
+    /// Which links keep the node from serving. A pod that ran before this agent and whose link refuses is told by a
+    /// finding only: it would run without policy on a node that refuses everybody, too.
     pub(super) fn lacking_filters(&self) -> Option<String> {
-        let refusing = &self.filters.refusing;
-        let lacking = self.filters.missing.iter().filter(|slot| !refusing.contains_key(slot)).count();
-        (lacking != 0).then(|| format!("{lacking} links lack their filters"))
+        let Filters { missing, adopted, refusing, .. } = &self.filters;
+        let lacking: Vec<Slot> = missing
+            .iter()
+            .copied()
+            .filter(|slot| !(adopted.contains(slot) && refusing.contains_key(slot)))
+            .collect();
+        let first = lacking.iter().find_map(|slot| {
+            let (_, binding) = self.local.get(slot)?;
+            Some(format!("; {}: {}", binding.end.ifname, refusing.get(slot)?))
+        });
+        let why = first.unwrap_or_default();
+        (!lacking.is_empty()).then(|| format!("{} links lack their filters{why}", lacking.len()))
     }
 
     pub(super) fn filter_findings(&self) -> Vec<Finding> {

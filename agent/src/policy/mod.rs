@@ -7,6 +7,7 @@
 mod enforcer;
 mod explain;
 mod filters;
+mod take_over;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -39,10 +40,21 @@ pub struct Binding {
 pub struct Survey {
     /// Both filters, with the slot of the binding.
     pub ours: bool,
-    /// The node agent's filters, of which ours take the place.
+    /// The node agent's filters stand there.
     pub incumbent: bool,
+    /// Those of them that run before ours.
+    pub ahead: Vec<String>,
     /// What runs before ours and may let packets past them.
     pub foreign: Vec<String>,
+}
+
+/// What stands on a link after attaching.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// What runs before ours and may let packets past them.
+    pub foreign: Vec<String>,
+    /// Ours are tcx links, of whose removal nobody is told.
+    pub by_tcx: bool,
 }
 
 /// Links on which something changed.
@@ -98,13 +110,13 @@ pub trait Kernel: Send + 'static {
     /// Where a map is full or cannot be written; entries before the failing one stay, and the step may be
     /// repeated.
     fn apply(&mut self, step: &Step) -> Result<(), KernelError>;
-    /// Puts both filters on the link, or replaces them in place; those of the node agent go. Returns what runs before
-    /// ours.
+    /// Puts both filters on the link, or replaces them in place. With `take_over` those of the node agent go, else they
+    /// are foreign.
     ///
     /// # Errors
     ///
     /// Where the link is gone or something else holds the place.
-    fn attach(&mut self, binding: &Binding) -> Result<Vec<String>, KernelError>;
+    fn attach(&mut self, binding: &Binding, take_over: bool) -> Result<Attached, KernelError>;
     /// Flows that run through the links of these slots are made known to the maps, to run on until policy changes.
     /// Returns how many were not known.
     ///
@@ -120,8 +132,12 @@ pub trait Kernel: Send + 'static {
     fn look(&mut self, binding: &Binding) -> Result<Survey, KernelError>;
     /// Where somebody else changed filters since the last call.
     fn touched(&mut self) -> Touched;
-    /// Removes what outlived its link: pins, of the node agent too.
+    /// Whether filters that were attached by tcx are the first on the link: cheap enough for every second.
+    fn leads(&mut self, ifindex: u32) -> bool;
+    /// Removes pins that outlived their links.
     fn tidy(&mut self);
+    /// Removes pins of the node agent that no link needs.
+    fn unpin_incumbent(&mut self);
     /// Whether the link is there.
     fn lives(&mut self, ifindex: u32) -> bool;
     /// Forgets a link. While it is there its filters stay: their slot is empty, so they drop everything. Returns

@@ -51,6 +51,8 @@ pub(super) struct Worker<K> {
     pub(super) report: watch::Sender<Arc<PolicyReport>>,
     pub(super) metrics: Metrics,
     pub(super) active: bool,
+    /// Why the newest policy is not in force, where it is not.
+    unapplied: Option<String>,
     /// What is no longer needed was left in the maps.
     leftover: bool,
 }
@@ -81,6 +83,7 @@ impl<K: Kernel> Worker<K> {
             report,
             metrics,
             active: false,
+            unapplied: None,
             leftover: false,
         })
     }
@@ -241,6 +244,11 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
+    /// What keeps the node from serving.
+    pub(super) fn error(&self) -> Option<String> {
+        self.unapplied.clone().or_else(|| self.lacking_filters())
+    }
+
     /// Step by step, remembering what stands; stops at the first that fails.
     fn apply(&mut self, steps: &[Step]) -> Result<(), Refusal> {
         for step in steps {
@@ -259,12 +267,13 @@ impl<K: Kernel> Worker<K> {
         Ok(())
     }
 
-    fn publish(&self, mut compiled: Compiled, outcome: &Result<(), Refusal>) {
+    fn publish(&mut self, mut compiled: Compiled, outcome: &Result<(), Refusal>) {
+        self.unapplied = outcome.as_ref().err().map(ToString::to_string);
         compiled.findings.extend(self.filter_findings());
         self.metrics.policy_findings.set(gauge(compiled.findings.len()));
         self.metrics.endpoints.set(gauge(self.local.len()));
         self.report.send_replace(Arc::new(PolicyReport {
-            error: outcome.as_ref().err().map(ToString::to_string).or_else(|| self.lacking_filters()),
+            error: self.error(),
             endpoints: compiled.tables.endpoints.clone(),
             local: self.local.values().map(|(pod, _)| pod.clone()).collect(),
             counts: [

@@ -1,13 +1,18 @@
 //! Host networking as the wiring of single pods. Netlink blocks, so each call runs on a blocking thread.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use netlink::Mac;
+use netlink::link::{self, Link};
+use netlink::{Batch, Mac};
 use rpc::{Refusal, code};
 
 use crate::cause::chain;
 use crate::endpoint::{Grant, HostEnd, Standing, Wiring};
 use crate::hostnet::{HostNet, HostNetError, PodRoute};
+
+/// How long the kernel may take to delete a link.
+const UNLINK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The host's network.
 #[derive(Debug, Clone)]
@@ -42,6 +47,11 @@ fn route(grant: &Grant, end: &HostEnd) -> PodRoute {
     }
 }
 
+/// The index alone is not enough: the kernel gives it to another link some day.
+fn is_it(link: &Link, end: &HostEnd) -> bool {
+    link.mac == Some(Mac(end.host_mac)) || link.name == end.ifname
+}
+
 impl Wiring for HostPort {
     async fn add_pod(&self, grant: &Grant, end: &HostEnd) -> Result<(), Refusal> {
         let pod = route(grant, end);
@@ -69,23 +79,27 @@ impl Wiring for HostPort {
         self.blocking(move |hostnet| hostnet.remove_pod(&pod)).await
     }
 
-    async fn find(&self, ifname: &str) -> Result<Option<HostEnd>, Refusal> {
-        let name = ifname.to_owned();
-        let found = self.blocking(move |hostnet| hostnet.find(&name)).await?;
-        Ok(found.map(|link| HostEnd {
-            ifname: ifname.to_owned(),
-            ifindex: link.ifindex,
-            host_mac: link.mac.map_or([0; 6], |mac| mac.0),
-            // Without an entry of ours another plugin wired the pod: its MAC is not known.
-            pod_mac: link.pod_mac.map_or([0; 6], |mac| mac.0),
-        }))
+    async fn lives(&self, end: &HostEnd) -> Result<bool, Refusal> {
+        let end = end.clone();
+        self.blocking(move |hostnet| Ok(hostnet.link(end.ifindex)?.is_some_and(|link| is_it(&link, &end))))
+            .await
     }
 
-    async fn lives(&self, end: &HostEnd) -> Result<bool, Refusal> {
-        let (ifindex, mac, name) = (end.ifindex, Mac(end.host_mac), end.ifname.clone());
-        // The index alone is not enough: the kernel gives it to another link some day.
-        let is_it = move |link: netlink::link::Link| link.mac == Some(mac) || link.name == name;
-        self.blocking(move |hostnet| Ok(hostnet.link(ifindex)?.is_some_and(is_it))).await
+    async fn unlink(&self, end: &HostEnd) -> Result<(), Refusal> {
+        let end = end.clone();
+        self.blocking(move |_| {
+            // A deletion takes tens of milliseconds: not by the socket that everybody else waits for.
+            let mut socket = netlink::Socket::open()?;
+            socket.set_timeout(UNLINK_PATIENCE)?;
+            let present = link::by_index(&mut socket, end.ifindex)?;
+            if present.is_some_and(|link| is_it(&link, &end) && link.kind.as_deref() == Some("veth")) {
+                let mut batch = Batch::new();
+                link::delete(&mut batch, end.ifindex);
+                socket.run(batch)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn standing(&self, prefix: &str) -> Result<Vec<Standing>, Refusal> {

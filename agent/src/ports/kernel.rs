@@ -11,7 +11,7 @@ use policy_core::{Step, Tables};
 use crate::cause::chain;
 use crate::datapath::{Datapath, EMBEDDED, EndpointSpec, OpenError, Options, Via};
 use crate::endpoint::Slot;
-use crate::policy::{Binding, Kernel, KernelError, PacketCount, Survey, Touched};
+use crate::policy::{Attached, Binding, Kernel, KernelError, PacketCount, Survey, Touched};
 
 /// New flow entries that one pod may cause in a tick of 1.07 s: far more than a busy server opens, and little
 /// enough that a flood cannot push other pods' idle flows out of the table within their age.
@@ -69,14 +69,14 @@ impl Kernel for KernelPort {
         Ok(self.0.apply(std::slice::from_ref(step))?)
     }
 
-    fn attach(&mut self, binding: &Binding) -> Result<Vec<String>, KernelError> {
+    fn attach(&mut self, binding: &Binding, take_over: bool) -> Result<Attached, KernelError> {
         let (ifindex, slot) = (binding.end.ifindex, u32::from(binding.slot.number()));
         let via = if binding.egress_shaped { Via::Tcx } else { Via::Clsact };
-        let attached = self.0.attach(ifindex, &binding.end.ifname, slot, via)?;
+        let attached = self.0.attach(ifindex, &binding.end.ifname, slot, via, take_over)?;
         if attached.replaced {
             tracing::info!(link = binding.end.ifname, "took the place of the node agent's filters");
         }
-        Ok(attached.foreign)
+        Ok(Attached { foreign: attached.foreign, by_tcx: attached.via == Via::Tcx })
     }
 
     fn inherit(&mut self, slots: &BTreeSet<u32>) -> Result<usize, KernelError> {
@@ -85,7 +85,16 @@ impl Kernel for KernelPort {
 
     fn look(&mut self, binding: &Binding) -> Result<Survey, KernelError> {
         let survey = self.0.look(binding.end.ifindex, u32::from(binding.slot.number()))?;
-        Ok(Survey { ours: survey.ours, incumbent: !survey.incumbent.is_empty(), foreign: survey.foreign })
+        Ok(Survey {
+            ours: survey.ours,
+            incumbent: !survey.incumbent.is_empty(),
+            ahead: survey.ahead,
+            foreign: survey.foreign,
+        })
+    }
+
+    fn leads(&mut self, ifindex: u32) -> bool {
+        self.0.leads_by_tcx(ifindex)
     }
 
     fn touched(&mut self) -> Touched {
@@ -96,11 +105,16 @@ impl Kernel for KernelPort {
     }
 
     fn tidy(&mut self) {
-        let gone = self.0.forget_gone().and_then(|_| self.0.unpin_incumbent());
-        match gone {
+        if let Err(error) = self.0.forget_gone() {
+            tracing::warn!(error = chain(&error), "pins of links that are gone were left");
+        }
+    }
+
+    fn unpin_incumbent(&mut self) {
+        match self.0.unpin_incumbent() {
             Ok(0) => {}
             Ok(pins) => tracing::info!(pins, "removed pins of the node agent that no link needs"),
-            Err(error) => tracing::warn!(error = chain(&error), "pins that nobody needs were left"),
+            Err(error) => tracing::warn!(error = chain(&error), "pins of the node agent were left"),
         }
     }
 

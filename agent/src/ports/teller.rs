@@ -49,7 +49,12 @@ impl Teller {
 
     /// One sentence on this node's object; how often it was held back is added.
     pub fn node(&self, reason: &'static str, message: &str) {
-        let Some(before) = self.admit(String::new(), reason) else { return };
+        self.node_about(reason, "", message);
+    }
+
+    /// The same about one of several: what was told of another `subject` does not hold it back.
+    pub fn node_about(&self, reason: &'static str, subject: &str, message: &str) {
+        let Some(before) = self.admit(format!("//{subject}"), reason) else { return };
         let message = match before {
             0 => message.to_owned(),
             times => format!("{message} ({times} more times since this was last told)"),
@@ -75,7 +80,7 @@ impl Teller {
     }
 }
 
-/// What was told of which object (by name; the node's is empty) for which reason.
+/// What was told of which object (by name; the node's is `//` and the subject) for which reason.
 #[derive(Debug, Default)]
 struct Told(HashMap<(String, &'static str), Telling>);
 
@@ -120,6 +125,7 @@ mod tests {
         }
         assert_eq!(told.admit((String::new(), "SubnetFull"), start), Some(0), "another reason");
         assert_eq!(told.admit(("default/web/1".into(), "Ec2Throttled"), start), Some(0), "another object");
+        assert_eq!(told.admit(("//c1".into(), "Ec2Throttled"), start), Some(0), "another subject");
         assert_eq!(told.admit(node(), start + WINDOW), Some(99));
         assert_eq!(told.admit(node(), start + 4 * WINDOW), Some(0), "forgotten");
         assert_eq!(told.0.len(), 1, "and so is the rest");

@@ -1,5 +1,6 @@
 //! The socket that the plugin calls: one connection is one verb.
 
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -8,15 +9,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rpc::{Envelope, HEADER_LEN, Refusal, Reply, Request, Response, StaleLink, WIRE_VERSION, code, reason};
+use rpc::{Envelope, HEADER_LEN, Refusal, Reply, Request, Response, WIRE_VERSION, code, reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Addresses, Asked, Endpoints, Enforcement, Provisional, Wiring};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+
+pub use refusals::Refusals;
 
 /// No verb may take longer, whatever the plugin says: kubelet gives up after four minutes.
 const LONGEST: Duration = Duration::from_secs(240);
@@ -29,6 +33,8 @@ pub struct Server<A, W, E> {
     pub readiness: Readiness,
     /// Where verbs are counted.
     pub metrics: Metrics,
+    /// Refusals that the log has.
+    pub refusals: Refusals,
 }
 
 /// Opens the socket, mode 0600. A socket of a former agent is replaced: only one agent runs on a node, and
@@ -50,15 +56,21 @@ pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
 impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
     /// Serves until `stop`; what is being served then is cut off, and the plugin asks the next agent.
     pub async fn serve(self: Arc<Self>, listener: UnixListener, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return,
+                Some(_) = connections.join_next() => continue,
+                () = stop.cancelled() => {
+                    // When this returns none of them changes a lease any more.
+                    connections.shutdown().await;
+                    return;
+                }
             };
             match accepted {
                 Ok((stream, _)) => {
                     let server = Arc::clone(&self);
-                    tokio::spawn(async move { server.connection(stream).await });
+                    connections.spawn(async move { server.connection(stream).await });
                 }
                 Err(error) => {
                     // Out of descriptors: let some connections end before the next try.
@@ -109,7 +121,11 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
         provisional: &mut Option<Provisional>,
     ) -> Response {
         let verb = envelope.request.verb();
-        let adds = matches!(envelope.request, Request::Lease { .. } | Request::Attach { .. });
+        let asker = match &envelope.request {
+            Request::Lease { key, .. } | Request::Attach { key, .. } => Some(key.to_string()),
+            _ => None,
+        };
+        let adds = asker.is_some();
         let started = Instant::now();
         let deadline = started + Duration::from_millis(envelope.deadline_ms).min(LONGEST);
         let result = self.run(envelope.request, deadline, reader, provisional).await;
@@ -124,7 +140,9 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
                 if adds {
                     self.metrics.add_refused(&refusal.reason);
                 }
-                tracing::info!(verb, reason = refusal.reason, message = refusal.message, "refused");
+                if self.refusals.admit(asker, &refusal, started) {
+                    tracing::info!(verb, reason = refusal.reason, message = refusal.message, "refused");
+                }
                 Response::Error(refusal)
             }
         }
@@ -175,20 +193,24 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
             Request::Check { key } => self.endpoints.check(&key).await.map(|()| Response::Checked),
             Request::Status => self.status().map(|()| Response::Ready),
             Request::Gc { network, valid, begun_ns } => {
-                let (released, ends) = self.endpoints.collect(&network, &valid, begun_ns).await?;
-                let links = ends.into_iter().map(|end| StaleLink { ifindex: end.ifindex, mac: end.host_mac });
-                Ok(Response::Collected { released, links: links.collect() })
+                let released = self.endpoints.collect(&network, &valid, begun_ns).await?;
+                Ok(Response::Collected { released })
             }
         }
     }
 
-    /// What a runtime makes of it: with 50 the node takes no pods, with 51 those that it has may be in trouble, too.
-    /// A pool that is empty is neither.
+    /// What a runtime makes of it: with 50 the node takes no pods, with 51 those that it has may be in trouble, too,
+    /// whether an ADD could be served or not. A pool that is empty is neither.
     fn status(&self) -> Result<(), Refusal> {
-        self.serving().map_err(|refusal| match self.readiness.is_impaired() {
-            true => Refusal { code: code::LIMITED_CONNECTIVITY, ..refusal },
-            false => refusal,
-        })
+        if self.readiness.is_impaired(Instant::now()) {
+            let message = format!("pods that run may be impaired: {}", self.missing());
+            return Err(Refusal::new(code::LIMITED_CONNECTIVITY, "impaired", message));
+        }
+        self.serving()
+    }
+
+    fn missing(&self) -> String {
+        self.readiness.report().trim_end().replace('\n', ", ")
     }
 
     /// Before everything is read, an ADD is refused rather than served without policy.
@@ -196,11 +218,10 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Server<A, W, E> {
         if self.readiness.can_serve() {
             return Ok(());
         }
-        let report = self.readiness.report().trim_end().replace('\n', ", ");
         Err(Refusal::retryable(
             code::NOT_AVAILABLE,
             reason::NOT_SYNCED,
-            format!("the agent is not ready: {report}"),
+            format!("the agent is not ready: {}", self.missing()),
         ))
     }
 }

@@ -34,6 +34,7 @@ fn running(ready: bool) -> Running {
         endpoints: endpoints(&node),
         readiness: readiness.clone(),
         metrics: Metrics::new(&mut Registry::default()),
+        refusals: Refusals::default(),
     });
     let stop = CancellationToken::new();
     tokio::spawn(server.serve(listener, stop.clone()));
@@ -136,13 +137,27 @@ async fn an_agent_that_is_not_synced_refuses_and_may_be_asked_again() {
     }
     running.readiness.lost(Part::Host, "a route cannot be added");
     assert_eq!(ask(&mut stream, Request::Status).await, Response::Ready, "host repairs go on beside ADDs");
-    // No ADD can be served, and pods that run may be in trouble, too.
     running.readiness.lost(Part::Kubernetes, "not synced");
     let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("it is not ready") };
-    assert_eq!(refusal.code, code::LIMITED_CONNECTIVITY);
-    running.readiness.reached(Part::Host);
-    let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("it is not ready") };
     assert_eq!(refusal.code, code::NOT_AVAILABLE);
+}
+
+#[tokio::test]
+async fn pods_that_may_be_impaired_are_told_whether_adds_are_served_or_not() {
+    let running = running(true);
+    let mut stream = running.connect().await;
+    running.readiness.lost_since(Part::Host, "no NAT", Instant::now() - Duration::from_secs(60));
+    for served in [true, false] {
+        if !served {
+            running.readiness.lost(Part::Kubernetes, "not synced");
+        }
+        let Response::Error(refusal) = ask(&mut stream, Request::Status).await else { panic!("impaired") };
+        assert_eq!(refusal.code, code::LIMITED_CONNECTIVITY);
+        assert!(refusal.message.contains("no NAT"), "{}", refusal.message);
+    }
+    running.readiness.reached(Part::Kubernetes);
+    running.readiness.reached(Part::Host);
+    assert_eq!(ask(&mut stream, Request::Status).await, Response::Ready);
 }
 
 #[tokio::test]

@@ -57,7 +57,8 @@ pub async fn watch_for_return(
                      until it has left"
                 );
                 readiness.lost(Part::Incumbent, reason.clone());
-                teller.node(ALIVE, &reason);
+                // At the start it may have been told of, too: this is another matter.
+                teller.node_about(ALIVE, "again", &reason);
                 alive.send_if_modified(|known| !std::mem::replace(known, true));
             }
             None if *alive.borrow() => {

@@ -3,6 +3,7 @@
 //! | step | what | where |
 //! |---|---|---|
 //! | before anything is touched | wait until aws-node is not alive on the node | [`Presence`], [`wait_until_gone`] |
+//! | always | lists of others that take pods away are told of | [`watch_lists`] |
 //! | start | pods that it wired are adopted, by its checkpoint and what stands | `app::recover` |
 //! | when ours stands | its conflist is set aside, its translation rules and twins of our rules go | [`displace`] |
 //! | while we run | its checkpoint is kept as it would keep it; should it come back, no pod is added | [`keep_record`], [`watch_for_return`] |
@@ -14,6 +15,7 @@ mod conflist;
 mod displace;
 mod gate;
 mod give_back;
+mod lists;
 mod presence;
 mod record;
 mod translation;
@@ -21,5 +23,6 @@ mod translation;
 pub use displace::displace;
 pub use gate::{wait_until_gone, watch_for_return};
 pub use give_back::give_back;
+pub use lists::watch_lists;
 pub use presence::Presence;
 pub use record::{is_current, keep_record, set_superseded_aside};

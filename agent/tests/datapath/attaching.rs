@@ -11,7 +11,7 @@ pub(crate) fn attached_and_replaced() -> Result<()> {
     node.ns.ip("link add pa type veth peer name a1")?;
     let programs = |dp: &mut tidepool_agent::datapath::Datapath| -> Result<Vec<u32>> {
         let index = ifindex("pa")?;
-        let attached = dp.attach(index, "pa", 77, Via::Clsact)?;
+        let attached = dp.attach(index, "pa", 77, Via::Clsact, false)?;
         ensure!(attached.via == Via::Clsact && attached.foreign.is_empty(), "{attached:?}");
         ensure!(dp.slot_of(index)? == Some(77));
         let mut socket = netlink::Socket::open()?;
@@ -40,8 +40,8 @@ pub(crate) fn attached_and_replaced() -> Result<()> {
         dp.detach(index)?;
         ensure!(dp.slot_of(index)?.is_none());
         dp.detach(9999)?;
-        ensure!(dp.attach(index, "pa", 0, Via::Clsact).is_err(), "slot 0 is none");
-        ensure!(dp.attach(9999, "zzz", 1, Via::Clsact).is_err());
+        ensure!(dp.attach(index, "pa", 0, Via::Clsact, false).is_err(), "slot 0 is none");
+        ensure!(dp.attach(9999, "zzz", 1, Via::Clsact, false).is_err());
         Ok(())
     })
 }
@@ -52,7 +52,7 @@ pub(crate) fn filters_of_others() -> Result<()> {
     node.ns.output("tc", &["qdisc", "add", "dev", "pa", "clsact"])?;
     node.with(&options(), |dp| {
         let index = ifindex("pa")?;
-        let attached = dp.attach(index, "pa", 3, Via::Clsact)?;
+        let attached = dp.attach(index, "pa", 3, Via::Clsact, false)?;
         ensure!(attached.foreign.is_empty(), "{attached:?}");
         Ok(())
     })?;
@@ -63,14 +63,14 @@ pub(crate) fn filters_of_others() -> Result<()> {
     };
     add("2")?;
     node.with(&options(), |dp| {
-        let attached = dp.attach(ifindex("pa")?, "pa", 3, Via::Clsact)?;
+        let attached = dp.attach(ifindex("pa")?, "pa", 3, Via::Clsact, false)?;
         ensure!(attached.foreign.is_empty(), "behind ours: {attached:?}");
         Ok(())
     })?;
     // Of one priority, the newest runs first.
     add("1")?;
     node.with(&options(), |dp| {
-        let attached = dp.attach(ifindex("pa")?, "pa", 3, Via::Clsact)?;
+        let attached = dp.attach(ifindex("pa")?, "pa", 3, Via::Clsact, false)?;
         ensure!(attached.foreign.len() == 1 && attached.foreign[0].contains("handle 0x5"), "{attached:?}");
         dp.detach(ifindex("pa")?)?;
         Ok(())
@@ -83,7 +83,7 @@ pub(crate) fn beside_an_ingress_qdisc() -> Result<()> {
     node.ns.output("tc", &["qdisc", "add", "dev", "pa", "ingress"])?;
     node.with(&options(), |dp| {
         let index = ifindex("pa")?;
-        let attached = dp.attach(index, "pa", 5, Via::Clsact)?;
+        let attached = dp.attach(index, "pa", 5, Via::Clsact, false)?;
         ensure!(attached.via == Via::Tcx, "{attached:?}");
         // Without a class id the interface leads to the slot.
         dp.set_endpoint(5, &tidepool_agent::datapath::EndpointSpec { ifindex: index, ..Default::default() })?;
@@ -92,7 +92,7 @@ pub(crate) fn beside_an_ingress_qdisc() -> Result<()> {
     })?;
     node.with(&options(), |dp| {
         let index = ifindex("pa")?;
-        let attached = dp.attach(index, "pa", 5, Via::Clsact)?;
+        let attached = dp.attach(index, "pa", 5, Via::Clsact, false)?;
         ensure!(attached.via == Via::Tcx && attached.foreign.is_empty(), "replaced in place: {attached:?}");
         dp.detach(index)?;
         let listed =
@@ -108,7 +108,7 @@ pub(crate) fn changes_of_others_are_heard() -> Result<()> {
     node.with(&options(), |dp| {
         let mut changes = Changes::open()?;
         let index = ifindex("pa")?;
-        dp.attach(index, "pa", 3, Via::Clsact)?;
+        dp.attach(index, "pa", 3, Via::Clsact, false)?;
         ensure!(changes.take(dp.port()) == Touched::Links([].into()), "one's own are not told");
         let foreign = ["filter", "add", "dev", "pa", "egress", "prio", "1", "bpf", "bytecode", "1,6 0 0 0,"];
         let (added, removed) = (foreign, ["filter", "del", "dev", "pa", "ingress"]);

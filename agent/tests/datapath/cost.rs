@@ -84,7 +84,7 @@ pub(crate) fn microseconds_per_link() -> Result<()> {
         let index = |number: u32| ifindex(&format!("h{number}"));
         let attach = move |via| -> Work {
             Box::new(move |dp, number| {
-                Ok(dp.attach(index(number)?, &format!("h{number}"), number, via).map(drop)?)
+                Ok(dp.attach(index(number)?, &format!("h{number}"), number, via, false).map(drop)?)
             })
         };
         median("both filters on a new link", attach(Via::Clsact), LINKS)?;

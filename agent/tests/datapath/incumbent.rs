@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ebpf_common::abi::PeerValue;
@@ -15,7 +16,7 @@ use policy_core::Step;
 use tidepool_agent::datapath::{Attached, Datapath, EndpointSpec, HANDLE, Via, withdraw};
 
 use super::packets::{LATE, Pods, SOON};
-use super::world::{Node, ifindex, ip, options, row, rules, sets};
+use super::world::{Node, ifindex, ip, object, options, row, rules, sets};
 
 /// Allowed to nobody by set 1.
 const DENIED: u16 = 81;
@@ -91,7 +92,7 @@ fn judge(dp: &mut Datapath) -> Result<()> {
 
 fn attach(dp: &mut Datapath, index: usize) -> Result<Attached> {
     let (link, slot, _) = PODS[index];
-    Ok(dp.attach(ifindex(link)?, link, slot, Via::Clsact)?)
+    Ok(dp.attach(ifindex(link)?, link, slot, Via::Clsact, true)?)
 }
 
 /// Handles on a link for both hooks, ingress first, in the order in which they run.
@@ -223,7 +224,59 @@ pub(crate) fn replaced_with_flows_running() -> Result<()> {
     })
 }
 
-/// What makes the trial above worth something: without flows brought over they are cut.
+/// What the kernel still tracks, but nobody used for longer than the filters keep a flow, is not begun anew: the
+/// address may have been another pod's.
+pub(crate) fn silent_flows_are_not_brought_back() -> Result<()> {
+    let pods = incumbent_node()?;
+    let flows = Flows::begin(&pods)?;
+    // As if their last datagram were as long ago as this is longer than it was.
+    pods.node.ns.run(|| {
+        ["udp_timeout", "udp_timeout_stream"].iter().try_for_each(|name| {
+            std::fs::write(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"), "100000")
+        })
+    })?;
+    pods.node.with(&options(), |dp| {
+        judge(dp)?;
+        ensure!(dp.inherit(&[1, 2].into())? >= 5, "they are told");
+        (0..PODS.len()).try_for_each(|index| attach(dp, index).map(drop))?;
+        flows.patience(SOON)?;
+        ensure!(flows.ask(2).is_err(), "UDP");
+        let (mut from, mut to) = (&flows.server, &flows.client);
+        from.write_all(&[3])?;
+        to.read_exact(&mut [0]).context("TCP is kept for days")?;
+        Ok(())
+    })
+}
+
+/// The kernel's table may be long: what a reading costs decides how many links are taken over between two.
+pub(crate) fn milliseconds_per_reading() -> Result<()> {
+    const SOCKETS: usize = 4;
+    const PORTS: u16 = 16_000;
+    let pods = incumbent_node()?;
+    pods.node.ns.run(|| -> Result<()> {
+        for _ in 0..SOCKETS {
+            let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+            for port in 1..=PORTS {
+                // Closed ports answer by ICMP, which the socket is told.
+                let _ = socket.send_to(&[], ("127.0.0.1", port));
+            }
+        }
+        Ok(())
+    })?;
+    pods.node.with(&options(), |dp| {
+        judge(dp)?;
+        let mut table = netlink::conntrack::open()?;
+        let mut tracked = 0;
+        netlink::conntrack::each_flow(&mut table, |_| tracked += 1)?;
+        let began = Instant::now();
+        dp.inherit(&[1, 2].into())?;
+        println!("flows of a pod among {tracked}: read in {:?}", began.elapsed());
+        ensure!(tracked > usize::from(PORTS), "{tracked}");
+        Ok(())
+    })
+}
+
+/// What makes these trials worth something: without flows brought over they are cut.
 pub(crate) fn flows_that_nobody_knows_are_cut() -> Result<()> {
     let pods = incumbent_node()?;
     let flows = Flows::begin(&pods)?;
@@ -255,6 +308,11 @@ pub(crate) fn hidden_by_one_that_came_later() -> Result<()> {
         for (index, (link, slot, _)) in PODS.into_iter().enumerate() {
             let survey = dp.look(ifindex(link)?, slot)?;
             ensure!(survey.ours && survey.incumbent.len() == 2 && survey.foreign.is_empty(), "{survey:?}");
+            ensure!(survey.ahead.len() == 2, "{survey:?}");
+            // Unless it is taken over, it stays and is told.
+            let attached = dp.attach(ifindex(link)?, link, slot, Via::Clsact, false)?;
+            ensure!(!attached.replaced && attached.foreign.len() == 2, "{attached:?}");
+            ensure!(handles(link)? == [vec![1, HANDLE], vec![1, HANDLE]], "{:?}", handles(link)?);
             ensure!(attach(dp, index)?.replaced);
         }
         ensure!(pods.connect(&pods.a, "10.0.0.2", DENIED).is_err(), "policy forbids it again");
@@ -302,12 +360,82 @@ pub(crate) fn pins_go_with_the_last_link() -> Result<()> {
             "{:?}",
             pods.node.pinned("globals/aws/maps")?
         );
-        dp.attach(ifindex("hc")?, "hc", 3, Via::Clsact)?;
+        dp.attach(ifindex("hc")?, "hc", 3, Via::Clsact, true)?;
         dp.unpin_incumbent()?;
         ensure!(programs()?.is_empty() && pods.node.pinned("globals/aws/maps")? == ["somebodys"]);
         ensure!(dp.unpin_incumbent()? == 0);
         Ok(())
     })
+}
+
+/// Its names at its place, on a node on which it never was.
+pub(crate) fn names_alone_are_nobodys() -> Result<()> {
+    let node = Node::new()?;
+    node.ns.ip("link add pa type veth peer name a1")?;
+    node.with(&options(), |dp| {
+        let index = ifindex("pa")?;
+        dp.attach(index, "pa", 3, Via::Clsact, false)?;
+        let pin = on_bpffs(&node, "somebodys");
+        pin_classifier(&pin, "handle_egress", 0)?;
+        let program = aya::programs::SchedClassifier::from_pin(&pin)?;
+        let (mut socket, mut batch) = (netlink::Socket::open()?, netlink::Batch::new());
+        let hook = Hook::Ingress;
+        let name = "handle_egress";
+        let filter = tc::BpfFilter { ifindex: index, hook, priority: 1, handle: 1, classid: 0, name };
+        tc::add_filter(&mut batch, &filter, program.fd()?.as_fd());
+        socket.run(batch)?;
+        let survey = dp.look(index, 3)?;
+        ensure!(survey.ours && survey.incumbent.is_empty() && survey.foreign.len() == 1, "{survey:?}");
+        ensure!(!dp.attach(index, "pa", 3, Via::Clsact, true)?.replaced);
+        ensure!(handles("pa")?[0] == [1, HANDLE], "it stays");
+        std::fs::create_dir_all(on_bpffs(&node, "globals/aws/programs"))?;
+        ensure!(dp.look(index, 3)?.incumbent.len() == 1, "its pin went before it");
+        Ok(())
+    })
+}
+
+/// What is not ours stays when a node is left, wherever our pins were said to be.
+pub(crate) fn nothing_of_others_is_withdrawn() -> Result<()> {
+    let pods = Pods::new()?;
+    let node = &pods.node;
+    let bytecode = ["bpf", "bytecode", "1,6 0 0 0,"];
+    let place = ["filter", "add", "dev", "hb", "ingress", "prio", "1", "handle", "0x7d"];
+    node.ns.output("tc", &["qdisc", "add", "dev", "hb", "clsact"])?;
+    node.ns.output("tc", &[&place[..], &bytecode[..]].concat())?;
+    let plain = tempfile::tempdir()?;
+    std::fs::write(plain.path().join("file"), "somebody's")?;
+    node.ns.run(|| -> Result<()> {
+        ensure!(withdraw(plain.path()).is_err(), "not a place for pins");
+        ensure!(plain.path().join("file").exists());
+        ensure!(withdraw(&plain.path().join("none"))? == 0);
+        Ok(())
+    })?;
+    // The file system's root itself may be named.
+    let mount = node.root.parent().context("it has a parent")?.to_owned();
+    let version = format!("v{}", ebpf_common::abi::ABI_VERSION);
+    for root in [mount.clone(), node.root.clone()] {
+        node.ns.run(|| -> Result<()> {
+            let mut dp = Datapath::open(&object()?, &root, &options())?;
+            dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact, false)?;
+            std::fs::create_dir_all(on_bpffs(node, "cilium"))?;
+            for pin in
+                [mount.join("cilium/map"), root.join("somebodys"), root.join(&version).join("somebodys")]
+            {
+                if !pin.exists() {
+                    pin_map(&pin, "map")?;
+                }
+            }
+            drop(dp);
+            ensure!(withdraw(&root)? == 1);
+            ensure!(handles("ha")? == [Vec::<u32>::new(), Vec::new()]);
+            ensure!(handles("hb")?[0] == [HANDLE], "it is not named as ours");
+            ensure!(mount.join("cilium/map").exists() && root.join("somebodys").exists());
+            let left: Vec<_> = std::fs::read_dir(root.join(&version))?.collect::<Result<_, _>>()?;
+            ensure!(left.len() == 1 && left[0].file_name() == "somebodys", "{left:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 pub(crate) fn withdrawn() -> Result<()> {
@@ -316,7 +444,7 @@ pub(crate) fn withdrawn() -> Result<()> {
     pods.node.with(&options(), |dp| {
         judge(dp)?;
         attach(dp, 0)?;
-        dp.attach(ifindex("hb")?, "hb", 2, Via::Tcx)?;
+        dp.attach(ifindex("hb")?, "hb", 2, Via::Tcx, false)?;
         Ok(())
     })?;
     ensure!(pods.connect(&pods.a, "10.0.0.2", DENIED).is_err(), "filters outlive the agent");

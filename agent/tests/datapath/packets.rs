@@ -66,7 +66,7 @@ impl Pods {
                 let spec =
                     EndpointSpec { ifindex: index, mac: [2, 0, 0, 0, 0, last], ..EndpointSpec::default() };
                 dp.set_endpoint(slot, &spec.with_address(IpAddr::from([10, 0, 0, last])))?;
-                dp.attach(index, name, slot, Via::Clsact)?;
+                dp.attach(index, name, slot, Via::Clsact, false)?;
             }
             dp.apply(&[sets(1, 0, 1, 1), sets(2, 0, 0, 1)])?;
             work(dp)
@@ -103,12 +103,12 @@ pub(crate) fn follow_policy() -> Result<()> {
         ensure!(denied.is_err(), "{denied:?}");
         pods.connect(&pods.node.ns, "10.0.0.2", 80).context("the node is never cut off")?;
         // The filter's class id is the slot: one of nobody, and nothing passes.
-        dp.attach(ifindex("ha")?, "ha", 9, Via::Clsact)?;
+        dp.attach(ifindex("ha")?, "ha", 9, Via::Clsact, false)?;
         ensure!(
             pods.connect(&pods.a, "10.0.0.100", 1).is_err_and(|error| error.kind() == ErrorKind::TimedOut)
         );
         ensure!(count(dp, Reason::NoEndpoint)? > 0);
-        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact)?;
+        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact, false)?;
         ensure!(
             pods.connect(&pods.a, "10.0.0.100", 1)
                 .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ebpf_common::abi::PeerValue;
-use kernel_test::NetNs;
+use kernel_test::{NetNs, wait_for};
 use policy_core::Step;
 use tidepool_agent::datapath::{Datapath, EndpointSpec, Via};
 
@@ -154,8 +154,8 @@ pub(crate) fn both_rates_and_policy() -> Result<()> {
     let pods = &world.pods;
     pods.node.with(&options(), |dp| {
         judge(dp)?;
-        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact)?;
-        let attached = dp.attach(ifindex("hb")?, "hb", 2, Via::Tcx)?;
+        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact, false)?;
+        let attached = dp.attach(ifindex("hb")?, "hb", 2, Via::Tcx, false)?;
         ensure!(attached.via == Via::Tcx && attached.foreign.is_empty(), "{attached:?}");
         ensure!(dp.look(ifindex("hb")?, 2)?.ours);
         world.is_policed()?;
@@ -164,7 +164,7 @@ pub(crate) fn both_rates_and_policy() -> Result<()> {
     // An agent that starts between our plugin and the bandwidth plugin knows of no shaping: it keeps what it finds.
     pods.node.with(&options(), |dp| {
         ensure!(dp.look(ifindex("hb")?, 2)?.ours, "with the programs of the agent before");
-        ensure!(dp.attach(ifindex("hb")?, "hb", 2, Via::Clsact)?.via == Via::Tcx);
+        ensure!(dp.attach(ifindex("hb")?, "hb", 2, Via::Clsact, false)?.via == Via::Tcx);
         Ok(())
     })?;
     shape(pods, "ADD")?;
@@ -173,10 +173,21 @@ pub(crate) fn both_rates_and_policy() -> Result<()> {
     // And one that starts later.
     pods.node.with(&options(), |dp| {
         let index = ifindex("hb")?;
-        let attached = dp.attach(index, "hb", 2, Via::Clsact)?;
+        let attached = dp.attach(index, "hb", 2, Via::Clsact, false)?;
         ensure!(attached.via == Via::Tcx && attached.foreign.is_empty(), "{attached:?}");
         world.is_policed()?;
         world.is_shaped(true)?;
+        // Nobody is told of a link that goes.
+        ensure!(dp.leads_by_tcx(index) && !dp.leads_by_tcx(ifindex("ha")?));
+        let pin = pods.node.root.join(format!("v{}/link_{index}_to_pod", version()));
+        pods.node.ns.run(|| std::fs::remove_file(&pin))?;
+        wait_for("the link to end", LATE, || (!dp.leads_by_tcx(index)).then_some(()))?;
+        ensure!(!dp.look(index, 2)?.ours);
+        dp.attach(index, "hb", 2, Via::Clsact, false)?;
+        ensure!(dp.leads_by_tcx(index) && dp.look(index, 2)?.ours);
+        let (began, times) = (Instant::now(), 1000);
+        (0..times).for_each(|_| assert!(dp.leads_by_tcx(index)));
+        println!("a question to both hooks: {:?}", began.elapsed() / times);
         // The first of the two DELs comes while the link is there.
         dp.clear_endpoint(2)?;
         ensure!(dp.forget(index)?, "it is still there");
@@ -189,11 +200,11 @@ pub(crate) fn both_rates_and_policy() -> Result<()> {
         pods.node.ns.ip("link del hb")?;
         ensure!(!dp.forget(index)? && pinned()? == 0, "no pin outlives its link");
         // Nor one whose DEL nobody served.
-        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact)?;
-        dp.attach(ifindex("lo")?, "lo", 3, Via::Tcx)?;
+        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact, false)?;
+        dp.attach(ifindex("lo")?, "lo", 3, Via::Tcx, false)?;
         ensure!(dp.forget_gone()? == 0 && pinned()? == 2);
         pods.node.ns.ip("link add short type veth peer name other")?;
-        dp.attach(ifindex("short")?, "short", 4, Via::Tcx)?;
+        dp.attach(ifindex("short")?, "short", 4, Via::Tcx, false)?;
         pods.node.ns.ip("link del short")?;
         ensure!(dp.forget_gone()? == 1 && pinned()? == 2);
         Ok(())
@@ -209,8 +220,8 @@ pub(crate) fn unshaped_is_faster() -> Result<()> {
     let world = World::new()?;
     world.pods.node.with(&options(), |dp| {
         judge(dp)?;
-        dp.attach(ifindex("hb")?, "hb", 2, Via::Clsact)?;
-        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact)?;
+        dp.attach(ifindex("hb")?, "hb", 2, Via::Clsact, false)?;
+        dp.attach(ifindex("ha")?, "ha", 1, Via::Clsact, false)?;
         let refused = world.is_shaped(true);
         ensure!(refused.is_err(), "as slow as a shaped one");
         world.is_shaped(false)

@@ -1,5 +1,6 @@
 //! The host's network against the kernel, on a node with two ENIs in a VPC of a few commands.
 
+mod others;
 mod repair;
 mod world;
 
@@ -43,6 +44,17 @@ fn main() {
         ),
         on_net("daily_life_asks_for_no_look", repair::daily_life_asks_for_no_look),
         on_net("links_that_go_meanwhile_are_no_refusal", repair::links_that_go_meanwhile_are_no_refusal),
+        on_net("a_port_is_ours_on_its_own_protocol_only", others::a_port_is_ours_on_its_own_protocol_only),
+        on_net("pods_that_go_do_not_put_off_the_period", others::pods_that_go_do_not_put_off_the_period),
+        on_net(
+            "whoever_keeps_undoing_us_is_answered_ever_less",
+            others::whoever_keeps_undoing_us_is_answered_ever_less,
+        ),
+        on_net(
+            "no_connection_slips_through_while_the_table_is_replaced",
+            others::no_connection_slips_through_while_the_table_is_replaced,
+        ),
+        on_net("a_rule_before_ours_is_told", others::a_rule_before_ours_is_told),
         on_net(
             "restart_removes_nothing_before_all_pods_are_known",
             restart_removes_nothing_before_all_pods_are_known,

@@ -5,13 +5,14 @@ use std::{
     fs::File,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsFd,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use kernel_test::{NetNs, wait_for};
 use netlink::{
-    Mac, Socket,
+    Batch, Mac, Socket,
     link::{self, Veth, VethIndices},
 };
 use tidepool_agent::hostnet::{EniLink, HostNet, NodeNet, PodRoute, PortChoice, SnatMode, table_of};
@@ -36,6 +37,9 @@ pub(crate) struct World {
     pub(crate) node: NetNs,
     pub(crate) vpc: NetNs,
     pub(crate) hostnet: HostNet,
+    /// Another container's, whose process is pid 1 in its namespace as the agent is in its own: the kernel gave it the
+    /// port for routes that the agent has for nftables.
+    pub(crate) stranger: Mutex<Socket>,
     pub(crate) pods: BTreeMap<&'static str, (NetNs, PodRoute)>,
 }
 
@@ -105,6 +109,7 @@ impl World {
              route add 10.20.16.50/32 via 10.20.16.10 dev eth1 onlink\nroute add 10.20.0.50/32 via 10.20.0.10 dev eth0 onlink",
         )?;
         // The VPC's addresses for the secondary ENI are reached by its own MAC only: no ARP answers for pods.
+        let stranger = Mutex::new(Socket::open_in(File::open(node.path())?.as_fd())?);
         let hostnet = node.run(HostNet::open)?;
         ensure!(hostnet.set_node(net.clone()) && !hostnet.set_node(net));
         let linked = !hostnet.reconcile()?.linked.is_empty();
@@ -112,7 +117,7 @@ impl World {
             in_service(&node, link)?;
             in_service(&vpc, link)?;
         }
-        let mut world = Self { node, vpc, hostnet, pods: BTreeMap::new() };
+        let mut world = Self { node, vpc, hostnet, stranger, pods: BTreeMap::new() };
         world.add_pod(POD_ON_SECONDARY, 2)?;
         world.add_pod(POD_ON_PRIMARY, netlink::TABLE_MAIN)?;
         world.hostnet.pods_complete();
@@ -154,6 +159,15 @@ impl World {
         in_service(&self.node, &route.host_ifname)?;
         in_service(&pod, "eth0")?;
         self.pods.insert(address, (pod, route));
+        Ok(())
+    }
+
+    /// What another program asks of the kernel.
+    pub(crate) fn strange(&self, fill: impl FnOnce(&mut Batch)) -> Result<()> {
+        let mut batch = Batch::new();
+        fill(&mut batch);
+        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        stranger.run(batch)?;
         Ok(())
     }
 

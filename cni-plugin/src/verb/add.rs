@@ -97,11 +97,20 @@ impl Work<'_> {
             egress_shaped: self.conf.egress_shaped,
             begun_ns: self.environment.begun_ns,
         };
-        let leased = ask_on(&mut connection, request, |answer| match answer {
-            Response::Leased(leased) => Some(leased),
-            _ => None,
-        })?;
-        let mut ends = Ends { host: &mut self.host.route, pod: &mut self.pod.route, netns: &self.netns };
+        let mut lease = || {
+            ask_on(&mut connection, request.clone(), |answer| match answer {
+                Response::Leased(leased) => Some(leased),
+                _ => None,
+            })
+        };
+        let leased = lease()?;
+        let mut ends = Ends {
+            host: &mut self.host.route,
+            pod: &mut self.pod.route,
+            netns: &self.netns,
+            // A lease that is asked for again is the same, or refused where a newer sandbox has the name.
+            may_take_name: &mut || lease().map(drop),
+        };
         let pair = ends.provide(&self.key.ifname, &leased)?;
         let request = Request::Attach {
             key: self.key.clone(),

@@ -120,8 +120,7 @@ fn killed_gc() -> Result<()> {
         |sandbox| {
             node.run("GC", sandbox, &node.conf)?.ok()?;
             ensure!(agent.lock().leases.is_empty());
-            // Links are told to the GC that released them; of one that was killed then, the DEL or the end of the
-            // namespace takes the link.
+            // Links are the real agent's to delete, which this one does not.
             node.del(sandbox)?.ok()?;
             ensure!(node.links()?.is_empty());
             Ok(())

@@ -27,6 +27,8 @@ pub(crate) const PLUGIN: &str = env!("CARGO_BIN_EXE_tidepool-cni");
 /// What the agent does with the next request of a verb, instead of serving it.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
+    /// Serves it: the next one is meant.
+    Pass(&'static str),
     /// Closes the connection without an answer, as a restart does.
     Close(&'static str),
     /// Refuses.
@@ -38,7 +40,7 @@ pub(crate) enum Fault {
 impl Fault {
     fn verb(&self) -> &'static str {
         match self {
-            Self::Close(verb) | Self::Refuse(verb, _) | Self::Silence(verb) => verb,
+            Self::Pass(verb) | Self::Close(verb) | Self::Refuse(verb, _) | Self::Silence(verb) => verb,
         }
     }
 }
@@ -52,8 +54,6 @@ pub(crate) struct State {
     pub(crate) seen: Vec<Request>,
     /// Leases that were undone because their connection closed.
     pub(crate) undone: Vec<SandboxKey>,
-    /// Host ends that the next GC tells.
-    pub(crate) stale: Vec<rpc::StaleLink>,
     /// What to do with the next requests.
     pub(crate) faults: Vec<Fault>,
     next: u32,
@@ -152,11 +152,12 @@ fn answer(
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     state.seen.push(request.clone());
     if state.faults.first().is_some_and(|fault| fault.verb() == request.verb()) {
-        return match state.faults.remove(0) {
-            Fault::Close(_) => None,
-            Fault::Silence(_) => Some(Err(Silent)),
-            Fault::Refuse(_, refusal) => Some(Ok(Response::Error(refusal))),
-        };
+        match state.faults.remove(0) {
+            Fault::Pass(_) => {}
+            Fault::Close(_) => return None,
+            Fault::Silence(_) => return Some(Err(Silent)),
+            Fault::Refuse(_, refusal) => return Some(Ok(Response::Error(refusal))),
+        }
     }
     Some(Ok(match request {
         Request::Lease { key, pod, .. } => {
@@ -196,7 +197,7 @@ fn answer(
             let before = state.leases.len();
             state.leases.retain(|key, _| valid.contains(&(key.container_id.clone(), key.ifname.clone())));
             let released = u32::try_from(before - state.leases.len()).unwrap_or(u32::MAX);
-            Response::Collected { released, links: std::mem::take(&mut state.stale) }
+            Response::Collected { released }
         }
     }))
 }

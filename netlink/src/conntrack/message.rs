@@ -1,5 +1,7 @@
 //! One flow from its bytes.
 
+use std::time::Duration;
+
 use super::{Flow, Icmp, Tcp, Tuple};
 use crate::wire::{attribute, read_address};
 
@@ -10,9 +12,12 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
+const CTA_TIMEOUT: u16 = 7;
+const CTA_ZONE: u16 = 18;
 
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
 
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
@@ -31,18 +36,24 @@ const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 
 const IPS_SEEN_REPLY: u32 = 1 << 1;
+const IPS_ASSURED: u32 = 1 << 2;
 const IPS_DYING: u32 = 1 << 9;
 
 /// Values of `enum tcp_conntrack`.
 const TCP_CONNTRACK_ESTABLISHED: u8 = 3;
 const TCP_CONNTRACK_CLOSE: u8 = 8;
 
-/// The flow in a message's body; none where the message has no addresses, or the
-/// flow is being removed.
+/// The flow in a message's body; none where the message has no addresses, the
+/// flow is being removed, or it is tracked in a zone of its own: there the same
+/// addresses are somebody else's.
 pub(super) fn parse(body: &[u8]) -> Option<Flow> {
     let attributes = body.get(HEADER_LEN..)?;
     let status = attribute(attributes, CTA_STATUS).and_then(be32).unwrap_or(0);
-    if status & IPS_DYING != 0 {
+    let (original, reply) = (attribute(attributes, CTA_TUPLE_ORIG)?, attribute(attributes, CTA_TUPLE_REPLY)?);
+    let zones = [(attributes, CTA_ZONE), (original, CTA_TUPLE_ZONE), (reply, CTA_TUPLE_ZONE)];
+    let zoned =
+        zones.into_iter().any(|(place, zone)| attribute(place, zone).and_then(be16).unwrap_or(0) != 0);
+    if status & IPS_DYING != 0 || zoned {
         return None;
     }
     let state = attribute(attributes, CTA_PROTOINFO)
@@ -50,9 +61,13 @@ pub(super) fn parse(body: &[u8]) -> Option<Flow> {
         .and_then(|tcp| attribute(tcp, CTA_PROTOINFO_TCP_STATE))
         .and_then(|state| state.first().copied());
     Some(Flow {
-        original: tuple(attribute(attributes, CTA_TUPLE_ORIG)?)?,
-        reply: tuple(attribute(attributes, CTA_TUPLE_REPLY)?)?,
+        original: tuple(original)?,
+        reply: tuple(reply)?,
         seen_reply: status & IPS_SEEN_REPLY != 0,
+        assured: status & IPS_ASSURED != 0,
+        remaining: attribute(attributes, CTA_TIMEOUT)
+            .and_then(be32)
+            .map(|seconds| Duration::from_secs(seconds.into())),
         tcp: state.map(|state| match state {
             TCP_CONNTRACK_ESTABLISHED => Tcp::Established,
             state if state > TCP_CONNTRACK_ESTABLISHED && state <= TCP_CONNTRACK_CLOSE => Tcp::Closing,
@@ -129,6 +144,20 @@ mod tests {
             assert_eq!(parse(&body(0, &original, &reply, Some(state))).expect("whole").tcp, Some(tcp));
         }
         assert_eq!(parse(&body(IPS_SEEN_REPLY | IPS_DYING, &original, &reply, Some(3))), None, "it ends");
+    }
+
+    #[test]
+    fn what_is_left_of_its_time_is_told_and_zones_are_not_ours() {
+        let tuple = written([10, 0, 0, 1], [10, 0, 0, 2], &ports(17, 4000, 53));
+        let plain = body(IPS_SEEN_REPLY | IPS_ASSURED, &tuple, &tuple, None);
+        let and = |more: Attributes| parse(&[&plain, more.as_bytes()].concat());
+        let flow = and(Attributes::new().be32(CTA_TIMEOUT, 77)).expect("whole");
+        assert_eq!((flow.assured, flow.remaining), (true, Some(Duration::from_secs(77))));
+        assert!(and(Attributes::new().bytes(CTA_ZONE, &[0, 0])).is_some(), "the default zone");
+        assert_eq!(and(Attributes::new().bytes(CTA_ZONE, &[0, 9])), None);
+        let zoned =
+            written([10, 0, 0, 2], [10, 0, 0, 1], &ports(17, 53, 4000)).bytes(CTA_TUPLE_ZONE, &[0, 9]);
+        assert_eq!(parse(&body(IPS_SEEN_REPLY, &tuple, &zoned, None)), None, "in one direction");
     }
 
     #[test]

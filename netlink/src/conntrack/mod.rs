@@ -4,8 +4,12 @@
 //! `linux/netfilter/nfnetlink_conntrack.h`, numbers in network order.
 
 mod message;
+mod timeouts;
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+pub use timeouts::Timeouts;
 
 use crate::{Error, Socket};
 
@@ -61,6 +65,10 @@ pub struct Flow {
     pub reply: Tuple,
     /// An answer was seen.
     pub seen_reply: bool,
+    /// It is kept when room is needed: of UDP, datagrams went both ways for a while.
+    pub assured: bool,
+    /// How long it is kept without another packet.
+    pub remaining: Option<Duration>,
     /// Of a TCP connection, its state.
     pub tcp: Option<Tcp>,
 }
@@ -73,16 +81,17 @@ pub fn open() -> Result<Socket, Error> {
     Socket::open_protocol(NETLINK_NETFILTER)
 }
 
-/// All flows of all families, in no order. The table changes while it is read:
-/// a flow that begins or ends meanwhile may be there or not, one may come twice;
-/// every flow that lives through the call is there.
+/// Tells all flows of all families, in no order; those in zones other than the
+/// default one are left out. Nothing is kept: the table may have millions. It
+/// changes while it is read: a flow that begins or ends meanwhile may be there or
+/// not, one may come twice; every flow that lives through the call is there.
 ///
 /// # Errors
 /// As any request; needs `CAP_NET_ADMIN` and the kernel's `nf_conntrack_netlink`.
-pub fn flows(socket: &mut Socket) -> Result<Vec<Flow>, Error> {
-    let mut found = Vec::new();
+pub fn each_flow(socket: &mut Socket, mut each: impl FnMut(&Flow)) -> Result<(), Error> {
     socket.dump_each("list tracked connections", GET, &ALL_FAMILIES, |body| {
-        found.extend(message::parse(body))
-    })?;
-    Ok(found)
+        if let Some(flow) = message::parse(body) {
+            each(&flow);
+        }
+    })
 }

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteMessage},
 };
@@ -48,6 +48,9 @@ pub enum Change {
         name: String,
         /// It is administratively up.
         up: bool,
+        /// Its sysctl `net.ipv4.conf.<name>.forwarding` is on, where that is told:
+        /// one that is written by netlink is announced here only.
+        forwarding: Option<bool>,
     },
     /// A link went.
     LinkGone {
@@ -112,14 +115,23 @@ pub struct Changes {
     /// Of one datagram, not yet handed out.
     pending: VecDeque<Change>,
     connection: JoinHandle<()>,
-    own_ports: Vec<u32>,
+    own_ports: OwnPorts,
+}
+
+/// Sockets whose changes are left out ([`crate::Socket::port`]). The kernel counts
+/// ports protocol by protocol: the same number on another is somebody else's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnPorts {
+    /// Of route sockets.
+    pub route: Vec<u32>,
+    /// Of nftables sockets.
+    pub nftables: Vec<u32>,
 }
 
 impl Changes {
     /// Listens in the calling thread's network namespace; needs a tokio runtime.
-    /// Changes that are asked for on sockets with one of `own_ports`
-    /// ([`crate::Socket::port`]) are left out.
-    pub fn open(own_ports: Vec<u32>) -> Result<Self, Error> {
+    /// Changes that are asked for on sockets with one of `own_ports` are left out.
+    pub fn open(own_ports: OwnPorts) -> Result<Self, Error> {
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Neigh,
@@ -154,10 +166,10 @@ impl Changes {
             let changes = tokio::select! {
                 message = self.messages.next() => {
                     let (message, _) = message?;
-                    classify(&message, &self.own_ports).into_iter().collect()
+                    classify(&message, &self.own_ports.route).into_iter().collect()
                 }
-                heard = self.settings.hear(&self.own_ports, settings) => heard?,
-                heard = self.nftables.hear(&self.own_ports, nftables) => heard?,
+                heard = self.settings.hear(&self.own_ports.route, settings) => heard?,
+                heard = self.nftables.hear(&self.own_ports.nftables, nftables) => heard?,
             };
             self.pending.extend(changes);
         }
@@ -231,7 +243,23 @@ fn classify(message: &NetlinkMessage<RouteNetlinkMessage>, own_ports: &[u32]) ->
 }
 
 fn link_change(link: &LinkMessage) -> Change {
-    Change::Link { index: link.header.index, name: name(link), up: link.header.flags.contains(LinkFlags::Up) }
+    let up = link.header.flags.contains(LinkFlags::Up);
+    Change::Link { index: link.header.index, name: name(link), up, forwarding: forwarding(link) }
+}
+
+fn forwarding(link: &LinkMessage) -> Option<bool> {
+    let families = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::AfSpecUnspec(families) => Some(families),
+        _ => None,
+    })?;
+    let inet = families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet(inet) => Some(inet),
+        _ => None,
+    })?;
+    inet.iter().find_map(|one| match one {
+        AfSpecInet::DevConf(conf) => Some(conf.forwarding != 0),
+        _ => None,
+    })
 }
 
 fn route_change(route: &RouteMessage, gone: bool) -> Change {

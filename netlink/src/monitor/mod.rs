@@ -5,5 +5,5 @@ mod changes;
 mod link;
 
 #[cfg(feature = "tokio")]
-pub use changes::{Change, Changes};
+pub use changes::{Change, Changes, OwnPorts};
 pub use link::LinkMonitor;

@@ -22,6 +22,11 @@ const ATTEMPTS: u32 = 20;
 /// The rules of one family in the network namespace that it was opened in. As the
 /// kernel announces a change before whoever asked for it hears of its success,
 /// it is never behind a change that is known to be made.
+///
+/// It may be ahead: since 6.10 rules are listed beside changes, and one that is
+/// listed may be announced afterwards. As rules may also stand there twice (whoever
+/// adds one without `NLM_F_EXCL`), a rule that is announced and known already makes
+/// it list them anew. What that does not find out, [`Self::refresh`] does.
 #[derive(Debug)]
 pub struct Mirror {
     family: Family,
@@ -63,6 +68,12 @@ impl Mirror {
         self.rules.as_deref().ok_or(Error::Interrupted { what: WHAT, attempts: ATTEMPTS })
     }
 
+    /// The same, listed in any case: in the order in which the kernel asks them.
+    pub fn refresh(&mut self, socket: &mut Socket) -> Result<&[Rule], Error> {
+        self.rules = None;
+        self.rules(socket)
+    }
+
     /// Takes in all that was announced; whether there was anything.
     fn hear(&mut self) -> bool {
         let mut heard = false;
@@ -86,10 +97,11 @@ impl Mirror {
     }
 
     fn take_in(&mut self) {
-        let Some(rules) = &mut self.rules else { return };
         for message in messages(&self.buffer) {
+            let Some(rules) = &mut self.rules else { return };
             let Some(rule) = parse(message.body) else { continue };
             match message.kind {
+                NEWRULE if rules.contains(&rule) => self.rules = None,
                 NEWRULE => rules.push(rule),
                 DELRULE => {
                     if let Some(place) = rules.iter().position(|one| *one == rule) {

@@ -40,6 +40,7 @@ fn main() {
         trial("routes_come_back_as_they_were_put", &net, routes_come_back_as_they_were_put),
         trial("rules_come_back_and_foreign_ones_stay", &net, rules_come_back_and_foreign_ones_stay),
         trial("rules_are_mirrored_without_listing_them", &net, rules_are_mirrored_without_listing_them),
+        trial("rules_that_are_announced_late_are_not_doubled", &net, rules_announced_late_are_not_doubled),
         trial("addresses_and_neighbours_come_back", &net, addresses_and_neighbours_come_back),
         trial("sysctls_are_set_without_proc", &net, sysctls_are_set_without_proc),
         trial(
@@ -263,6 +264,35 @@ fn rules_come_back_and_foreign_ones_stay() -> Result<()> {
     for foreign in ["512:\tfrom all to 10.1.2.3 lookup main", "1024:", "1536:\tfrom 10.1.2.3 iif lo"] {
         ensure!(shown.contains(foreign), "{foreign} was removed: {shown}");
     }
+    Ok(())
+}
+
+fn rules_announced_late_are_not_doubled() -> Result<()> {
+    let (ns, before) = (NetNs::new()?, NetNs::new()?);
+    let (mut socket, mut earlier) = (socket_in(&ns)?, socket_in(&before)?);
+    let mut mirror = ns.run(|| rule::Mirror::open(Family::V4))?;
+    let to_pod = Rule { to: Some(ip("10.0.0.7")?.into()), ..Rule::new(512, TABLE_MAIN) };
+    let count = |rules: &[Rule]| rules.iter().filter(|rule| **rule == to_pod).count();
+    // Another namespace stands for this one as it was listed a moment before the announcement.
+    run(&mut earlier, |batch| rule::add(batch, &to_pod))?;
+    ensure!(count(mirror.rules(&mut earlier)?) == 1);
+    run(&mut socket, |batch| rule::add(batch, &to_pod))?;
+    ensure!(count(mirror.rules(&mut socket)?) == 1, "listed, then announced");
+    run(&mut socket, |batch| rule::delete(batch, &to_pod))?;
+    ensure!(count(mirror.rules(&mut socket)?) == 0, "a phantom");
+    // Without NLM_F_EXCL the kernel takes the same rule twice.
+    run(&mut socket, |batch| rule::add(batch, &to_pod))?;
+    ns.output(
+        "sh",
+        &["-c", "saved=$(mktemp) && ip rule save > $saved && ip rule restore < $saved; rm $saved"],
+    )?;
+    ensure!(count(mirror.rules(&mut socket)?) == 2, "{:?}", mirror.rules(&mut socket)?);
+    run(&mut socket, |batch| rule::delete(batch, &to_pod))?;
+    ensure!(count(mirror.rules(&mut socket)?) == 1, "one of two went");
+    // What was never announced is found by listing.
+    ensure!(count(mirror.refresh(&mut earlier)?) == 1);
+    run(&mut earlier, |batch| rule::delete(batch, &to_pod))?;
+    ensure!(count(mirror.rules(&mut earlier)?) == 1 && count(mirror.refresh(&mut earlier)?) == 0);
     Ok(())
 }
 

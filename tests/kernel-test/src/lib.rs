@@ -27,12 +27,14 @@ pub mod bpf_map;
 mod feature;
 mod need;
 mod netns;
+mod stall;
 mod trial;
 mod wait;
 
 pub use feature::{Feature, REQUIRED};
 pub use need::{Need, find_in_path};
 pub use netns::NetNs;
+pub use stall::within;
 pub use trial::{run, run_one_at_a_time, trial};
 pub use wait::wait_for;
 

@@ -182,6 +182,20 @@ impl World {
         Ok(())
     }
 
+    /// Ends a node's agent as the kubelet does, and waits until it has.
+    pub fn end_agent(&mut self, node: &str) -> Result<()> {
+        let mut child = self.agents.remove(node).with_context(|| format!("no agent on {node}"))?;
+        kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
+        let ended = wait_for("the agent ends", Duration::from_secs(4), || child.try_wait().ok()?);
+        if ended.is_err() {
+            child.kill()?;
+            child.wait()?;
+        }
+        let status = ended?;
+        ensure!(status.success(), "the agent ended with {status}");
+        Ok(())
+    }
+
     fn log(&self, node: &str) -> PathBuf {
         self.dir.path().join(format!("{node}.log"))
     }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use kernel_test::within;
 use serde_json::json;
 use system_tests::house::text;
 use system_tests::world::manifests::pod;
@@ -11,8 +12,6 @@ use system_tests::world::{INTERNET, STILL_POOL, World};
 const NODE: &str = "node-1";
 /// What was promised.
 const WITHIN: Duration = Duration::from_secs(1);
-/// A machine that builds beside may be slow once.
-const TRIES: u32 = 3;
 
 /// Damage as shell commands, a command whose output is to be as before, and what is counted. POD is the pod's address,
 /// LINK its link, ENI the secondary ENI's link, ADDRESS that one's own address with its prefix.
@@ -65,14 +64,7 @@ pub(crate) fn put_back() -> Result<()> {
         command.replace("POD", &ip).replace("LINK", &link).replace("ADDRESS", &eni.1).replace("ENI", &eni.0)
     };
     for (damage, look, kind) in DAMAGE {
-        let mut took = Duration::MAX;
-        for _ in 0..TRIES {
-            took = took.min(damaged(&world, &named(damage), &named(look), kind)?);
-            if took < WITHIN {
-                break;
-            }
-        }
-        ensure!(took < WITHIN, "{damage}: put back after {took:?} at best");
+        within(damage, WITHIN, || damaged(&world, &named(damage), &named(look), kind))?;
     }
     world.must_reach("two", "one")?;
     world.must_reach("one", INTERNET.0)

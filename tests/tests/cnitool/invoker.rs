@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -22,13 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Sandbox {
     pub(crate) ns: NetNs,
     pub(crate) id: String,
+    /// `CNI_ARGS`.
+    pub(crate) args: String,
+    /// The runtime does not know its namespace any more.
+    pub(crate) astray: bool,
     /// The result of its ADD, as a runtime keeps it.
     pub(crate) result: Option<Value>,
 }
 
 impl Sandbox {
     pub(crate) fn new(id: &str) -> Result<Self> {
-        Ok(Self { ns: NetNs::new()?, id: id.to_owned(), result: None })
+        Ok(Self { ns: NetNs::new()?, id: id.to_owned(), args: String::new(), astray: false, result: None })
     }
 
     /// The address that the ADD gave it: the last in the list is ours where others gave some before us.
@@ -59,7 +64,11 @@ impl Sandbox {
 
 /// One node with an agent, and these plugins beside ours. Each is a name and where the program is.
 pub(crate) fn node_with(plugins: &[(&str, &str)]) -> Result<World> {
-    let mut world = World::of(1, "m5.large", STILL_POOL)?;
+    started(World::of(1, "m5.large", STILL_POOL)?, plugins)
+}
+
+/// The same on a node that is there.
+pub(crate) fn started(mut world: World, plugins: &[(&str, &str)]) -> Result<World> {
     world.inside(NODE, &["mkdir", "-p", BIN_DIR])?;
     for (name, program) in plugins {
         world.inside(NODE, &["ln", "-s", program, &format!("{BIN_DIR}/{name}")])?;
@@ -67,6 +76,14 @@ pub(crate) fn node_with(plugins: &[(&str, &str)]) -> Result<World> {
     world.start_agent(NODE)?;
     world.wait_until_ready(NODE)?;
     Ok(world)
+}
+
+/// Nodes have a /run of their own: a process that shows it to us, whichever agent runs, and the agent's socket by it.
+pub(crate) fn agent_socket(world: &World) -> Result<(Child, PathBuf)> {
+    let resident = world.command(NODE, "sleep")?.arg("infinity").spawn()?;
+    let socket = PathBuf::from(format!("/proc/{}/root{SOCKET}", resident.id()));
+    world.wait("the agent's socket is seen", || socket.exists().then_some(()))?;
+    Ok((resident, socket))
 }
 
 /// A network's list of plugins on the node, with what the runtime wants for one sandbox.
@@ -109,7 +126,7 @@ impl List<'_> {
         plugin: &Value,
         previous: Option<&Value>,
     ) -> Result<Child> {
-        let netns = sandbox.ns.path().to_str().context("UTF-8")?;
+        let netns = if sandbox.astray { "" } else { sandbox.ns.path().to_str().context("UTF-8")? };
         let mut child = self
             .world
             .command(NODE, &format!("{BIN_DIR}/{}", text(&plugin["type"])))?
@@ -118,6 +135,7 @@ impl List<'_> {
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", BIN_DIR)
+            .env("CNI_ARGS", &sandbox.args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,15 +1,15 @@
 //! One pod's transaction, cut off at each of its points: the plugin, the agent, and both.
 
-use std::path::PathBuf;
 use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use system_tests::containerd::proxy::{Hold, Proxy};
+use system_tests::house::text;
 use system_tests::world::World;
 
 use crate::NODE;
-use crate::invoker::{List, SOCKET, Sandbox, finish, node_with, nothing_left, ours};
+use crate::invoker::{List, SOCKET, Sandbox, agent_socket, finish, node_with, nothing_left, ours};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
@@ -23,10 +23,7 @@ enum Victim {
 
 pub(crate) fn every_point() -> Result<()> {
     let mut world = node_with(&[])?;
-    // Nodes have a /run of their own: this process shows it to us, whichever agent runs.
-    let mut resident = world.command(NODE, "sleep")?.arg("infinity").spawn()?;
-    let agent = PathBuf::from(format!("/proc/{}/root{SOCKET}", resident.id()));
-    world.wait("the agent's socket is seen", || agent.exists().then_some(()))?;
+    let (mut resident, agent) = agent_socket(&world)?;
     // Below /tmp, which nodes share with us.
     let dir = tempfile::tempdir()?;
     let proxy = Proxy::start(dir.path().join("proxy.sock"), agent)?;
@@ -77,6 +74,34 @@ fn kill(world: &mut World, proxy: &Proxy, mut sandbox: Sandbox, point: Hold, vic
     }
     list(world).del(&sandbox)?;
     nothing_left(world)
+}
+
+/// The agent is killed while an ADD waits for an address: the next one serves it.
+pub(crate) fn waiting() -> Result<()> {
+    let mut world = node_with(&[])?;
+    let hold = r#"{"node": "node-1", "at": "before", "operation": "AssignPrivateIpAddresses"}"#;
+    world.control("/breakpoint", Some(hold))?;
+    let mut fillers = Vec::new();
+    while world.debug(NODE, "pool")?["addresses"]["free"] != 0 {
+        let mut filler = Sandbox::new(&format!("filler-{}", fillers.len()))?;
+        list(&world).add(&mut filler)?;
+        fillers.push(filler);
+    }
+    let mut sandbox = Sandbox::new("waits")?;
+    let add = list(&world).start("ADD", &sandbox, &ours(SOCKET), None)?;
+    world.wait("it waits for an address", || {
+        (world.debug(NODE, "pool").ok()?["addresses"]["waiting"] == 1).then_some(())
+    })?;
+    world.kill_agent(NODE)?;
+    let url = format!("{}/breakpoint?node={NODE}", text(&world.up["control"]));
+    ensure!(world.http.delete(&url).call()?.status().is_success(), "the breakpoint stays");
+    world.start_agent(NODE)?;
+    sandbox.result = Some(finish(add)?);
+    sandbox.must_answer(&world)?;
+    for sandbox in fillers.iter().chain([&sandbox]) {
+        list(&world).del(sandbox)?;
+    }
+    nothing_left(&world)
 }
 
 fn list(world: &World) -> List<'_> {

@@ -8,7 +8,7 @@ use crate::NODE;
 use crate::invoker::{List, SOCKET, Sandbox, node_with, nothing_left, ours};
 
 pub(crate) fn link_gone() -> Result<()> {
-    let world = node_with(&[])?;
+    let mut world = node_with(&[])?;
     let list = List { world: &world, version: "1.0.0", plugins: vec![ours(SOCKET)], wishes: json!({}) };
     let (mut gone, mut renamed, mut stays) =
         (Sandbox::new("gone")?, Sandbox::new("renamed")?, Sandbox::new("stays")?);
@@ -33,13 +33,19 @@ pub(crate) fn link_gone() -> Result<()> {
     ensure!(!rules.contains(&format!("{address} ")), "{rules}");
     stays.must_answer(&world)?;
 
+    // The one whose link has another name keeps what it has, whichever agent comes.
+    world.kill_agent(NODE)?;
+    world.start_agent(NODE)?;
+    world.wait_until_ready(NODE)?;
+    renamed.must_answer(&world)?;
+    let list = List { world: &world, version: "1.0.0", plugins: vec![ours(SOCKET)], wishes: json!({}) };
+
     // The DEL may come yet; and the container again, under the same id.
     let mut again = Sandbox::new("gone")?;
     again.result = result;
     list.del(&again)?;
     list.add(&mut again)?;
     again.must_answer(&world)?;
-    world.inside(NODE, &["ip", "link", "set", "else", "name", &link])?;
     for sandbox in [&again, &renamed, &stays] {
         list.del(sandbox)?;
     }

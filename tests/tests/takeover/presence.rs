@@ -51,18 +51,18 @@ pub(crate) fn refused() -> Result<()> {
     ensure!(line.contains("aws-node is alive"), "{line}");
     world.wait("the Node has an Event", || has_event(&world, "IncumbentAlive").ok()?.then_some(()))?;
     untouched(&world, &incumbent, "its socket answers")?;
+    world.apply(&incumbent.pod_manifest())?;
+    wait_until_said(&world, "pod kube-system/aws-node-x7k2p of DaemonSet aws-node is on it")?;
     // As before its version 1.23.
     incumbent.come_alive(&world, Socket::Tcp)?;
-    wait_until_said(&world, "127.0.0.1:50051 answers")?;
-    world.apply(&incumbent.pod_manifest())?;
-    incumbent.stop(&world)?;
-    wait_until_said(&world, "pod kube-system/aws-node-x7k2p of DaemonSet aws-node is on it")?;
     untouched(&world, &incumbent, "its pod is there")?;
     let (status, _) = world.agent_page(NODE, "/readyz")?;
     ensure!(status == 503, "{status}");
 
+    // Without a pod whoever has that port is somebody else.
     world.delete(&incumbent.pod_manifest())?;
     world.wait_until_ready(NODE)?;
+    incumbent.stop(&world)?;
     world
         .wait("nothing of it is left", || incumbent.leftovers(&world).ok()?.is_empty().then_some(()))
         .with_context(|| format!("{:#?}", incumbent.leftovers(&world)))?;
@@ -79,11 +79,25 @@ pub(crate) fn comes_back() -> Result<()> {
     incumbent.stop(&world)?;
     world.start_agent(NODE)?;
     world.wait_until_ready(NODE)?;
-    world.apply(&pod("c", NODE, "many"))?;
-    world.wait_for_pods(&["c"])?;
+    world.apply(&["c", "e"].map(|name| pod(name, NODE, "many")).concat())?;
+    world.wait_for_pods(&["c", "e"])?;
+    let on_file = |world: &World, incumbent: &AwsNode, names: &[&str]| {
+        let wanted: Vec<String> = names.iter().map(|name| format!("default/{name}")).collect();
+        world.wait(&format!("its checkpoint has {names:?}"), || {
+            let found: Vec<String> = incumbent.pods(world).ok()?.into_iter().map(|one| one.pod).collect();
+            (found == wanted).then_some(())
+        })
+    };
+    on_file(&world, &incumbent, &["a", "b", "c", "e"])?;
+    // Its pod is bound to the node long before it reads the file.
+    world.apply(&incumbent.pod_manifest())?;
+    wait_until_said(&world, "alive on this node again")?;
+    world.delete(&pod("e", NODE, "many"))?;
+    on_file(&world, &incumbent, &["a", "b", "c"])?;
 
     incumbent.come_alive(&world, Socket::Unix)?;
-    wait_until_said(&world, "alive on this node again")?;
+    world.delete(&incumbent.pod_manifest())?;
+    wait_until_said(&world, "ipamd.sock answers")?;
     world.apply(&pod("late", NODE, "many"))?;
     world.refusal_of("late", "aws-node")?;
     for (from, to) in [("a", "b"), ("b", "c"), ("c", "a")] {
@@ -92,6 +106,7 @@ pub(crate) fn comes_back() -> Result<()> {
     // A pod can go.
     world.delete(&pod("b", NODE, "many"))?;
     ensure!(leased(&world, NODE)?.len() == 2, "{:?}", leased(&world, NODE)?);
+    on_file(&world, &incumbent, &["a", "b", "c"]).context("it has read the file, which is its own now")?;
 
     // When it has left, the agent ends, and the kubelet starts it anew.
     incumbent.stop(&world)?;
@@ -103,6 +118,46 @@ pub(crate) fn comes_back() -> Result<()> {
     let late = text(&world.pod("late")?["ip"]).to_owned();
     ensure!(leased(&world, NODE)?.contains(&late), "{:?} and {late}", leased(&world, NODE)?);
     world.must_reach("a", "late")
+}
+
+pub(crate) fn lists_of_others() -> Result<()> {
+    const MULTUS: &str = "/etc/cni/net.d/00-multus.conf";
+    const ISTIO: &str = "/etc/cni/net.d/10-aws.conflist";
+    let mut world = World::of(1, "m5.large", ENVIRONMENT)?;
+    let write = |world: &World, path: &str, text: &str| {
+        world.inside(
+            NODE,
+            &["sh", "-ec", &format!("printf '%s' '{text}' >{path}.new && mv {path}.new {path}")],
+        )
+    };
+    let network = |world: &World, what: &str| {
+        world.wait(&format!("/readyz says {what}"), || {
+            let (status, body) = world.agent_page(NODE, "/readyz").ok()?;
+            let line = body.lines().find(|line| line.starts_with("network"))?.to_owned();
+            line.contains(what).then_some((status, line))
+        })
+    };
+    let delegates = r#"{"name":"multus","type":"multus","delegates":[{"plugins":[{"type":"aws-cni"}]}]}"#;
+    write(&world, MULTUS, delegates)?;
+    write(&world, ISTIO, r#"{"name":"aws-cni","plugins":[{"type":"aws-cni"},{"type":"istio-cni"}]}"#)?;
+    world.start_agent(NODE)?;
+    let (status, line) = network(&world, "00-multus.conf sorts before 05-tidepool.conflist")?;
+    ensure!(status == 503, "{status} {line}");
+    world.wait("the Node has an Event", || has_event(&world, "ForeignNetworkList").ok()?.then_some(()))?;
+    world.inside(NODE, &["rm", MULTUS])?;
+    world.wait_until_ready(NODE)?;
+    network(&world, "network ok, but /etc/cni/net.d/10-aws.conflist names aws-cni among plugins of others")?;
+    world.apply(&pod("a", NODE, "many"))?;
+    world.wait_for_pods(&["a"])?;
+    world.inside(NODE, &["test", "-e", ISTIO]).context("it is not ours to set aside")?;
+    // Somebody comes later.
+    write(&world, MULTUS, delegates)?;
+    let (status, line) = network(&world, "00-multus.conf")?;
+    ensure!(status == 503, "{status} {line}");
+    let ours = r#"{"name":"multus","type":"multus","clusterNetwork":"/etc/cni/net.d/05-tidepool.conflist"}"#;
+    write(&world, MULTUS, ours)?;
+    world.inside(NODE, &["rm", ISTIO])?;
+    world.wait_until_ready(NODE)
 }
 
 /// The commands of the guide's section on iptables-legacy.

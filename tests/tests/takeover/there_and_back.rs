@@ -29,26 +29,31 @@ pub(crate) fn leased(world: &World, node: &str) -> Result<BTreeSet<String>> {
 
 /// Four pods of aws-node's, policed by its node agent, and connections: from another node to two of them, and of these
 /// to the internet. One of the two has its address on a secondary ENI.
-struct Populated {
-    world: World,
-    incumbent: AwsNode,
-    pairs: Vec<(String, String)>,
-    connections: Flows,
+pub(crate) struct Populated {
+    pub(crate) world: World,
+    pub(crate) incumbent: AwsNode,
+    pub(crate) pairs: Vec<(String, String)>,
+    pub(crate) connections: Flows,
 }
 
-fn populated() -> Result<Populated> {
+pub(crate) fn populated() -> Result<Populated> {
     let mut world = World::of(2, "m5.large", ENVIRONMENT)?;
     let mut incumbent = AwsNode::set_up(&world, NODE, &Options::default())?;
     world.start_agent("node-2")?;
     world.wait_until_ready("node-2")?;
-    world.apply(&["a", "b", "c", "d"].map(|name| listener(name, NODE)).concat())?;
+    // One after the other: its plugin then gives them addresses of its ENIs in turn.
+    for name in ["a", "b"] {
+        world.apply(&listener(name, NODE))?;
+        world.wait_for_pods(&[name])?;
+    }
+    world.apply(&["c", "d"].map(|name| listener(name, NODE)).concat())?;
     world.apply(&listener("far", "node-2"))?;
-    world.wait_for_pods(&["a", "b", "c", "d", "far"])?;
+    world.wait_for_pods(&["c", "d", "far"])?;
     incumbent.police(&world, &["a", "b", "c", "d"])?;
     let pods = incumbent.pods(&world)?;
     let mut pairs = Vec::new();
     for is_primary in [true, false] {
-        // In order of their names: two of a and b.
+        // Of a and b.
         let found = pods.iter().find(|one| (one.table == 254) == is_primary).context("all on one ENI")?;
         let name = found.pod.trim_start_matches("default/").to_owned();
         ensure!(["a", "b"].contains(&name.as_str()), "{pods:#?}");
@@ -62,7 +67,7 @@ fn populated() -> Result<Populated> {
 
 impl Populated {
     /// Our agent takes the node over, and not a packet is lost.
-    fn take_over(&mut self) -> Result<()> {
+    pub(crate) fn take_over(&mut self) -> Result<()> {
         let Self { world, incumbent, pairs, connections } = self;
         let addresses: BTreeSet<String> =
             incumbent.pods(world)?.iter().map(|one| one.address.to_string()).collect();
@@ -84,7 +89,7 @@ impl Populated {
         Ok(())
     }
 
-    fn uninstall(&self, arguments: &[&str]) -> Result<(bool, String)> {
+    pub(crate) fn uninstall(&self, arguments: &[&str]) -> Result<(bool, String)> {
         let output = self.world.run(NODE, &[&["tidepool-agent", "uninstall"], arguments].concat())?;
         let said =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -109,7 +114,7 @@ pub(crate) fn seamless() -> Result<()> {
 
     // The DaemonSet leaves the node, and aws-node does not come in time: all but the list stays.
     let datagrams = Flows::udp(&it.world, &it.pairs)?;
-    it.world.kill_agent(NODE)?;
+    it.world.end_agent(NODE)?;
     let (done, said) = it.uninstall(&["--wait", "1"])?;
     ensure!(!done && said.contains("our translation and filters stay"), "{said}");
     let listed = it.world.inside(NODE, &["ls", "/etc/cni/net.d"])?;
@@ -117,12 +122,18 @@ pub(crate) fn seamless() -> Result<()> {
     datagrams.end(&it.world, "between the two")?;
     // Its start takes the addresses of secondary ENIs away for a moment.
     it.incumbent.start_again(&it.world)?;
+    // Its node agent finds ours on the links, and attaches before them.
+    it.incumbent.police(&it.world, &["a", "b"])?;
+    let policed = it.incumbent.facts(&it.world)?.pins;
     it.connections.all_flow(&it.world, "with both")?;
     let datagrams = Flows::udp(&it.world, &it.pairs)?;
     datagrams.all_flow(&it.world, "with both")?;
     let (done, said) = it.uninstall(&["--wait", "60"])?;
     ensure!(done, "{said}");
     datagrams.end(&it.world, "the node is given back")?;
+    let facts = it.incumbent.facts(&it.world)?;
+    ensure!(facts.pins == policed, "{policed:?}, then {:?}", facts.pins);
+    ensure!(facts.filters.len() == 4, "two pods, two directions, and none of ours: {:#?}", facts.filters);
     resumed(&it.world, &it.incumbent)?;
     it.connections.end(&it.world, "as aws-node has it again")
 }
@@ -151,7 +162,7 @@ pub(crate) fn at_once() -> Result<()> {
 }
 
 /// aws-node has the node as if it had never been away: old pods go, new ones come, nobody has another's address.
-fn resumed(world: &World, incumbent: &AwsNode) -> Result<()> {
+pub(crate) fn resumed(world: &World, incumbent: &AwsNode) -> Result<()> {
     ensure!(world.changes()?.is_empty(), "{:?}", world.changes()?);
     let before = incumbent.pods(world)?;
     let left = world.inside(

@@ -4,13 +4,6 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The link that an ADD made.
-fn stands(node: &Node, leased: &rpc::Leased, ifindex: u32) {
-    let ifname = leased.host_ifname.clone();
-    let end = HostEnd { ifname: ifname.clone(), ifindex, host_mac: leased.host_mac, pod_mac: leased.pod_mac };
-    node.links.lock().unwrap().insert(ifname, end);
-}
-
 fn leased_to(node: &Node) -> Vec<String> {
     node.leases.lock().unwrap().keys().cloned().collect()
 }
@@ -57,6 +50,32 @@ async fn a_renamed_link_and_one_that_cannot_be_read_are_there() {
 }
 
 #[tokio::test]
+async fn a_restart_finds_a_link_that_was_renamed_or_has_another_mac() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    let all = endpoints(&node);
+    let lease = added(&all, "a", 7).await;
+    stands(&node, &rpc::Leased { host_ifname: "renamed".into(), ..lease.clone() }, 7);
+    for _ in 0..2 {
+        let after = endpoints(&node);
+        after.restore().await.expect("nothing fails");
+        assert_eq!(leased_to(&node), ["a"]);
+        assert_eq!(after.view()[0].endpoint.as_ref().map(|one| one.end.ifindex), Some(7));
+        after.check(&key("a")).await.expect("as before");
+    }
+    // By name and route; the route alone tells it from a successor's.
+    node.links.lock().unwrap().clear();
+    stands(&node, &rpc::Leased { host_mac: [2, 9, 9, 9, 9, 9], ..lease.clone() }, 7);
+    node.routed.lock().unwrap().insert(lease.host_ifname.clone(), lease.addresses);
+    endpoints(&node).restore().await.expect("nothing fails");
+    assert_eq!(leased_to(&node), ["a"]);
+    node.routed.lock().unwrap().clear();
+    endpoints(&node).restore().await.expect("nothing fails");
+    assert!(leased_to(&node).is_empty());
+}
+
+#[tokio::test]
 async fn an_add_that_is_repeated_meanwhile_keeps_its_lease_or_begins_again() {
     let node = Arc::new(Node::default());
     node.give(5);
@@ -85,16 +104,16 @@ async fn collection_releases_what_is_not_named() {
     node.give(5);
     node.give(6);
     let all = endpoints(&node);
-    let stale = added(&all, "a", 7).await;
+    stands(&node, &added(&all, "a", 7).await, 7);
     added(&all, "b", 8).await;
     let valid = [("b".to_owned(), "eth0".to_owned())];
     let began = rpc::monotonic_ns();
     node.give(7);
     added(&all, "newer", 9).await;
-    let (released, ends) = all.collect("aws-cni", &valid, began).await.expect("nothing fails");
+    let released = all.collect("aws-cni", &valid, began).await.expect("nothing fails");
     assert_eq!(released, 1, "one that came after the list was made is not missing from it");
-    assert_eq!(ends.iter().map(|end| (end.ifindex, end.host_mac)).collect::<Vec<_>>(), [(7, stale.host_mac)]);
-    assert_eq!(all.collect("another", &[], 0).await.expect("nothing fails").0, 0);
+    assert!(node.links.lock().unwrap().is_empty(), "its namespace may still be there");
+    assert_eq!(all.collect("another", &[], 0).await.expect("nothing fails"), 0);
     assert_eq!(leased_to(&node), ["b", "newer"]);
     // The late ADD of what was collected is refused as after a DEL.
     let late = Asked { begun_ns: began, ..asked() };
@@ -113,9 +132,61 @@ async fn a_collection_does_not_wait_for_an_add_that_does() {
     while node.waiting() == 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(all.collect("aws-cni", &[], rpc::monotonic_ns()).await.expect("nothing fails").0, 0);
+    assert_eq!(all.collect("aws-cni", &[], rpc::monotonic_ns()).await.expect("nothing fails"), 0);
     node.give(5);
     waiting.await.expect("no panic").expect("its address came");
+}
+
+#[tokio::test]
+async fn a_collection_whose_list_is_older_than_the_agent_collects_nothing() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    node.give(6);
+    let all = endpoints(&node);
+    let began = rpc::monotonic_ns();
+    stands(&node, &added(&all, "a", 7).await, 7);
+    let after = endpoints(&node);
+    after.restore().await.expect("nothing fails");
+    let untold = Asked { begun_ns: 0, pod: None, ..asked() };
+    after.lease(&key("b"), untold, &CancellationToken::new()).await.expect("leased");
+    assert_eq!(after.collect("aws-cni", &[], began).await.expect("nothing fails"), 0);
+    assert_eq!(after.collect("aws-cni", &[], rpc::monotonic_ns()).await.expect("the next one does"), 2);
+}
+
+#[tokio::test]
+async fn a_collection_that_fails_for_one_goes_on_and_can_be_repeated() {
+    let node = Arc::new(Node::default());
+    let all = endpoints(&node);
+    for (number, id) in [(5, "a"), (6, "b")] {
+        node.give(number);
+        stands(&node, &added(&all, id, number.into()).await, number.into());
+    }
+    for step in ["unlink", "release"] {
+        *node.failing.lock().unwrap() = Some(step);
+        let _ = all.collect("aws-cni", &[], rpc::monotonic_ns()).await;
+    }
+    all.collect("aws-cni", &[], rpc::monotonic_ns()).await.expect("nothing fails");
+    assert!(node.is_empty() && node.links.lock().unwrap().is_empty());
+    assert_eq!(all.registry_len(), 0);
+}
+
+#[tokio::test]
+async fn a_collection_waits_for_whoever_looks_at_a_sandbox() {
+    let node = Arc::new(Node::default());
+    node.give(5);
+    let all = endpoints(&node);
+    added(&all, "a", 7).await;
+    let entry = all.registry.entry(&key("a"));
+    let looking = entry.turn.lock().await;
+    let collecting = tokio::spawn({
+        let all = Arc::clone(&all);
+        async move { all.collect("aws-cni", &[], rpc::monotonic_ns()).await }
+    });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    drop(looking);
+    assert_eq!(collecting.await.expect("no panic").expect("nothing fails"), 1);
 }
 
 #[tokio::test]
@@ -126,7 +197,7 @@ async fn a_pod_that_the_api_lost_is_told_and_left_alone() {
     added(&all, "a", 7).await;
     let start = Instant::now();
     let minutes = |count: u64| start + Duration::from_secs(60 * count);
-    let strangers = |known: bool, now: Instant| all.strangers(|_| known, now).len();
+    let strangers = |known: bool, now: Instant| all.strangers(|_| known, now, Duration::from_secs(300)).len();
     assert_eq!([strangers(true, minutes(0)), strangers(false, minutes(1))], [0, 0]);
     assert_eq!([strangers(false, minutes(5)), strangers(false, minutes(6))], [0, 1]);
     assert_eq!([strangers(true, minutes(7)), strangers(false, minutes(8))], [0, 0], "it came back");

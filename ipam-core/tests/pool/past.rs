@@ -5,8 +5,8 @@ use ipam_core::{FailureClass, Operation};
 
 use crate::events::Choice as Subnets;
 use crate::events::Event::{
-    self, Add, Announce, Burst, Choice, Commit, Cooldown, Del, DelAll, Disown, Lag, Occupy, Pass, Prefixes,
-    Restart, TearOff, Warm,
+    self, Add, Announce, Burst, Choice, Commit, Cooldown, Del, DelAll, Disown, Lag, MaxPods, Occupy, Omit,
+    Pass, Prefixes, Restart, TearOff, Warm,
 };
 use crate::laws::check_history;
 use crate::world::{Fault, Remains};
@@ -127,4 +127,55 @@ fn past_failures_of_memory() {
         Pass(750),
     ];
     check_history("t3.small", 4096, false, &pauses);
+}
+
+/// EC2 left an idle ENI out twice, a lag apart: the pool forgot it, made
+/// another, and found it again. The world did not lay its routes anew, so it
+/// counted for nothing until the next restart, which gave it back.
+#[test]
+fn an_eni_that_comes_back() {
+    let twice = [Add(0), Pass(133_113), Omit(0), Pass(155_818), Omit(0), Pass(60_000)];
+    check_history("m5.large", 64, false, &twice);
+    check_history("m5.large", 4096, false, &twice);
+    check_history("m5.xlarge", 4096, true, &twice);
+}
+
+/// Somebody deletes an ENI with an address on it that rests, and EC2 gives the
+/// address anew at once. Who has the checkpoint rests it all the same; without
+/// one, nobody can know.
+#[test]
+fn an_address_that_comes_back_while_it_rests() {
+    let amnesia = [
+        Commit(0),
+        Add(0),
+        Add(0),
+        Add(0),
+        Burst(8, 8),
+        Pass(600),
+        Event::Fault(Operation::CreateEni, Fault::LostReply),
+        Restart(Remains::Everything),
+        Add(7),
+        Pass(2450),
+        MaxPods(4),
+        Commit(7),
+        Add(0),
+        Del(7),
+        TearOff(0, true),
+        Restart(Remains::NoCheckpoint),
+        Add(0),
+    ];
+    check_history("m5.large", 4096, false, &amnesia);
+    for remains in [Remains::NoCheckpoint, Remains::Everything] {
+        let again = [
+            Burst(0, 10),
+            Pass(100_000),
+            Commit(9),
+            Del(9),
+            TearOff(0, true),
+            Restart(remains),
+            Burst(20, 15),
+            Pass(10_000),
+        ];
+        check_history("m5.large", 4096, false, &again);
+    }
 }

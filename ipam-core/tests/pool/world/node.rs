@@ -189,7 +189,7 @@ impl Node {
             state.set_link(eni.mac, true);
         }
         self.state = state;
-        self.watch.restarted();
+        self.watch.restarted(remains != Remains::Everything);
         self.step();
     }
 
@@ -287,6 +287,7 @@ impl Node {
             self.watch.told(&self.state, &running.intent, &outcome, now);
             self.state.complete(running.intent.id, outcome, &self.targets, now, dice);
         }
+        self.wire_again();
         let (up, later): (Vec<_>, Vec<_>) = self.links.drain(..).partition(|(at, _)| *at <= now);
         self.links = later;
         for (_, mac) in up {
@@ -300,6 +301,20 @@ impl Node {
         if matches!(self.state.truth(), Truth::Ec2 { .. }) {
             self.take_over();
         }
+    }
+
+    /// An ENI that the pool had forgotten, and EC2 shows again, has its routes
+    /// laid anew: the agent does so for each that comes into the pool's view.
+    fn wire_again(&mut self) {
+        let attached = |mac| self.cloud.enis().any(|eni| eni.mac == mac && eni.attachment.is_some());
+        let unwired: Vec<_> = self
+            .state
+            .enis()
+            .filter(|eni| eni.owner == Owner::Ours && eni.is_attached() && !self.state.is_linked(eni))
+            .map(|eni| eni.mac)
+            .filter(|mac| attached(*mac) && !self.links.iter().any(|(_, coming)| coming == mac))
+            .collect();
+        self.links.extend(unwired.into_iter().map(|mac| (self.now + self.link_delay, mac)));
     }
 
     /// Pods whose veth pairs stand are taken over with their addresses.

@@ -21,6 +21,9 @@ const FRESH: Duration = secs(4);
 pub(crate) struct Watch {
     /// Until when an address that was in use rests.
     released: BTreeMap<IpAddr, Now>,
+    /// Of those, what no process can know of: the checkpoint was lost, and no
+    /// describe has shown since then that the instance has the address.
+    forgotten: BTreeSet<IpAddr>,
     /// ENIs that somebody else took away, and when.
     torn_off: BTreeMap<EniId, Now>,
     /// When the last describe began that was answered.
@@ -47,8 +50,12 @@ fn least_pause(class: FailureClass) -> Duration {
 }
 
 impl Watch {
-    /// The agent's memory of failures dies with it.
-    pub(super) fn restarted(&mut self) {
+    /// The agent's memory of failures dies with it, and without a checkpoint
+    /// that of cooldowns: it rests what EC2 shows it, and no more.
+    pub(super) fn restarted(&mut self, amnesia: bool) {
+        if amnesia {
+            self.forgotten = self.released.keys().copied().collect();
+        }
         self.described = None;
         self.refused.clear();
         self.read.clear();
@@ -62,6 +69,7 @@ impl Watch {
     }
 
     pub(super) fn released(&mut self, address: IpAddr, until: Now) {
+        self.forgotten.remove(&address);
         self.released.insert(address, until);
     }
 
@@ -81,7 +89,8 @@ impl Watch {
         match outcome {
             Ok(reply) => {
                 self.failed.retain(|(failed, _), _| *failed != operation);
-                if matches!(reply, Reply::Enis(_)) {
+                if let Reply::Enis(records) = reply {
+                    self.forgotten.retain(|address| !records.iter().any(|eni| shows(eni, *address)));
                     self.described = Some(self.described.map_or(intent.started, |at| at.max(intent.started)));
                 }
             }
@@ -139,7 +148,11 @@ impl Watch {
             grant.address,
             grant.eni
         );
-        if let Some(until) = self.released.get(&grant.address) {
+        // One that somebody else took off, and that EC2 gave anew to a process
+        // without a past, is as new as any.
+        if let Some(until) = self.released.get(&grant.address)
+            && !self.forgotten.contains(&grant.address)
+        {
             assert!(now >= *until, "law 3: {} rests until {until:?} and is leased at {now:?}", grant.address);
         }
     }
@@ -324,6 +337,10 @@ impl Watch {
             }
         }
     }
+}
+
+fn shows(eni: &EniRecord, address: IpAddr) -> bool {
+    eni.singles.contains(&address) || eni.prefixes.iter().any(|prefix| prefix.contains(address))
 }
 
 fn subnet_of(state: &PoolState, action: &Action) -> Option<SubnetId> {

@@ -9,6 +9,7 @@ use ipam_core::{
     Action, Eni, EniId, EniRecord, Failure, FailureClass, Grant, Growth, Intent, Now, Operation, Owner,
     PoolState, Reply, SandboxKey, SubnetId, SubnetQuery, Targets, Truth,
 };
+use ipnetwork::IpNetwork;
 
 use super::cloud::Cloud;
 use super::{millis, secs};
@@ -89,9 +90,18 @@ impl Watch {
         match outcome {
             Ok(reply) => {
                 self.failed.retain(|(failed, _), _| *failed != operation);
-                if let Reply::Enis(records) = reply {
-                    self.forgotten.retain(|address| !records.iter().any(|eni| shows(eni, *address)));
-                    self.described = Some(self.described.map_or(intent.started, |at| at.max(intent.started)));
+                match reply {
+                    Reply::Enis(records) => {
+                        let shown = |address: &IpAddr| {
+                            records.iter().any(|eni| is_among(*address, &eni.singles, &eni.prefixes))
+                        };
+                        self.forgotten.retain(|address| !shown(address));
+                        self.described =
+                            Some(self.described.map_or(intent.started, |at| at.max(intent.started)));
+                    }
+                    Reply::Created(EniRecord { singles, prefixes, .. })
+                    | Reply::Assigned { singles, prefixes } => self.given_anew(singles, prefixes),
+                    _ => {}
                 }
             }
             Err(failure) => {
@@ -112,6 +122,14 @@ impl Watch {
                 SubnetQuery::Discover { .. } => self.discovered = Some(now),
             }
         }
+    }
+
+    /// Somebody else took it off the instance, and nobody remembers that it
+    /// was there: it is as new as any.
+    fn given_anew(&mut self, singles: &[IpAddr], prefixes: &[IpNetwork]) {
+        let anew = |address: &IpAddr| is_among(*address, singles, prefixes);
+        self.released.retain(|address, _| !(anew(address) && self.forgotten.contains(address)));
+        self.forgotten.retain(|address| !anew(address));
     }
 
     /// What may not be when `key` is told that `grant` is its address.
@@ -148,11 +166,7 @@ impl Watch {
             grant.address,
             grant.eni
         );
-        // One that somebody else took off, and that EC2 gave anew to a process
-        // without a past, is as new as any.
-        if let Some(until) = self.released.get(&grant.address)
-            && !self.forgotten.contains(&grant.address)
-        {
+        if let Some(until) = self.released.get(&grant.address) {
             assert!(now >= *until, "law 3: {} rests until {until:?} and is leased at {now:?}", grant.address);
         }
     }
@@ -203,7 +217,7 @@ impl Watch {
                 );
             }
         }
-        let of = |prefix: &&ipnetwork::IpNetwork| prefix.contains(grant.address);
+        let of = |prefix: &&IpNetwork| prefix.contains(grant.address);
         let Some(prefix) = chosen.prefixes.keys().find(of) else { return };
         if !prefix.iter().any(|address| used(&address)) {
             for other in chosen.prefixes.keys().filter(|other| *other != prefix) {
@@ -339,8 +353,8 @@ impl Watch {
     }
 }
 
-fn shows(eni: &EniRecord, address: IpAddr) -> bool {
-    eni.singles.contains(&address) || eni.prefixes.iter().any(|prefix| prefix.contains(address))
+fn is_among(address: IpAddr, singles: &[IpAddr], prefixes: &[IpNetwork]) -> bool {
+    singles.contains(&address) || prefixes.iter().any(|prefix| prefix.contains(address))
 }
 
 fn subnet_of(state: &PoolState, action: &Action) -> Option<SubnetId> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use netlink::{
-    Batch, Family, Mac, PROTOCOL, Socket,
+    Batch, Family, PROTOCOL, Socket,
     link::{self, Ipv4Conf, LinkChange},
     monitor::{Change, OwnPorts},
     neighbour,
@@ -26,17 +26,6 @@ use super::{
     wanted::{Wanted, is_of_pod, leads_from_pod, pod_neighbour, pod_route, pod_rules},
 };
 use crate::cause::chain;
-
-/// The host's end of a pod's veth pair, found by its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostLink {
-    /// Its index.
-    pub ifindex: u32,
-    /// Its Ethernet address.
-    pub mac: Option<Mac>,
-    /// The pod's Ethernet address, from our neighbour entry; none where another plugin wired the pod.
-    pub pod_mac: Option<Mac>,
-}
 
 /// The host's network. Clones share it. Calls block for as long as the kernel takes (tens of microseconds, more
 /// while RTNL is held): call them from `spawn_blocking`.
@@ -241,21 +230,6 @@ impl HostNet {
     pub fn pods_complete(&self) {
         self.lock().pods_complete = true;
         self.wake.notify_one();
-    }
-
-    /// Looks up the host's end of a pod's veth pair.
-    ///
-    /// # Errors
-    ///
-    /// Where the kernel cannot be asked.
-    pub fn find(&self, ifname: &str) -> Result<Option<HostLink>, HostNetError> {
-        let mut state = self.lock();
-        let Some(link) = link::by_name(&mut state.route, ifname)? else {
-            return Ok(None);
-        };
-        let entries = neighbour::list_on(&mut state.route, Family::V4, link.index)?;
-        let entry = entries.iter().find(|one| one.protocol == PROTOCOL);
-        Ok(Some(HostLink { ifindex: link.index, mac: link.mac, pod_mac: entry.map(|one| one.mac) }))
     }
 
     /// Whether this change of somebody else's calls for [`Self::reconcile`]. Does not block.

@@ -34,7 +34,7 @@ mod wanted;
 
 pub use action::{Action, ActionKind};
 pub use desired::{Desired, EniLink, NodeNet, PodRoute, PortChoice, SnatMode, table_of};
-pub use handle::{HostLink, HostNet};
+pub use handle::HostNet;
 pub use incumbent::withdraw_translation;
 pub use keep::keep;
 pub use observed::Observed;

@@ -176,7 +176,8 @@ fn restart_removes_nothing_before_all_pods_are_known() -> Result<()> {
     ensure!(report.actions.is_empty(), "{report:?}");
     ensure!(world.picture()? == before, "a restart changed something");
     for (_, route) in world.pods.values() {
-        let found = restarted.find(&route.host_ifname)?.context("the link of a pod that runs")?;
+        let standing = restarted.standing(&route.host_ifname)?;
+        let found = standing.first().context("the link of a pod that runs")?;
         ensure!(found.ifindex == route.host_ifindex && found.pod_mac == route.pod_mac, "{found:?}");
         restarted.add_pod(route)?;
     }
@@ -187,7 +188,7 @@ fn restart_removes_nothing_before_all_pods_are_known() -> Result<()> {
     ensure!(!after.contains("10.20.16.99"), "{after}");
     let foreign = world.node.output("ip", &["route", "show"])? + &after;
     ensure!(foreign.matches("10.9.9.9").count() == 2, "{foreign}");
-    ensure!(restarted.find("eninot")?.is_none());
+    ensure!(restarted.standing("eninot")?.is_empty());
     Ok(())
 }
 

@@ -117,20 +117,19 @@ fn object_name(name: &str) -> [u8; NAME_LEN] {
 
 /// A call that returns a descriptor.
 #[expect(unsafe_code, reason = "takes a raw descriptor from a system call")]
-fn object<T>(command: libc::c_long, attributes: &T) -> Result<OwnedFd> {
+pub(crate) fn object<T>(command: libc::c_long, attributes: &T) -> Result<OwnedFd, Error> {
     let fd = bpf(command, attributes)?;
     // SAFETY: the system call just returned this descriptor and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// `bpf(2)`. Buffers that fields of `attributes` point to must be as large as the command has it.
 #[expect(unsafe_code, reason = "the bpf system call has no safe wrapper here")]
-fn bpf<T>(command: libc::c_long, attributes: &T) -> Result<i32> {
+pub(crate) fn bpf<T>(command: libc::c_long, attributes: &T) -> Result<i32, Error> {
     // SAFETY: the pointer and length describe `attributes`, which outlives the call, as do the buffers that its
-    // callers' fields point to; the kernel takes the fields after them as zero, and writes to none of them.
+    // callers' fields point to; the kernel takes the fields after them as zero. It writes only to buffers for a map's
+    // key or value, which have the sizes that the map has.
     let outcome =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    if outcome < 0 {
-        return Err(Error::last_os_error().into());
-    }
-    Ok(i32::try_from(outcome)?)
+    i32::try_from(outcome).ok().filter(|outcome| *outcome >= 0).ok_or_else(Error::last_os_error)
 }

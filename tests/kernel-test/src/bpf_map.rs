@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::io::Error;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+use crate::bpf::{bpf, object};
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
@@ -57,8 +58,7 @@ pub fn entries_in_use(root: &Path) -> Result<BTreeMap<String, usize>> {
 
 fn count(path: &Path) -> Result<Option<usize>> {
     let pathname = CString::new(path.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &ObjGet { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
-    let map = owned(fd);
+    let map = object(BPF_OBJ_GET, &ObjGet { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
     let field = |name: &str| -> Option<usize> {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
@@ -95,19 +95,4 @@ fn count(path: &Path) -> Result<Option<usize>> {
         used += usize::from(there && value.iter().any(|octet| *octet != 0));
         last = Some(key);
     }
-}
-
-#[expect(unsafe_code, reason = "takes a raw descriptor from a system call")]
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: the system call just returned this descriptor and nobody else has it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-#[expect(unsafe_code, reason = "the bpf system call has no safe wrapper here")]
-fn bpf<T>(command: libc::c_long, attributes: &T) -> Result<i32, Error> {
-    // SAFETY: the pointer and length describe `attributes`, which outlives the call, as do the buffers that its
-    // callers' fields point to; these have the sizes of the map's keys and values, and the kernel writes to no more.
-    let outcome =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    i32::try_from(outcome).ok().filter(|outcome| *outcome >= 0).ok_or_else(Error::last_os_error)
 }

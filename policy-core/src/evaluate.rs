@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ebpf_common::abi::{PROFILE_ALLOW_ALL, PROFILE_DENY_ALL, PortKey};
+use ebpf_common::abi::{PROFILE_ALLOW_ALL, PROFILE_DENY_ALL, PortKey, RowKey, RowValue};
 
 use crate::ids::{ClassId, RuleId};
 use crate::model::{Direction, Protocol};
@@ -28,7 +28,7 @@ pub struct Query {
 pub struct Decision {
     /// Whether the packet passes.
     pub allowed: bool,
-    /// What decided; None where the pod is not isolated or the slot is empty.
+    /// What decided; None where nothing denies it or the slot is empty.
     pub rule: Option<RuleId>,
     /// The class of the peer, as it was judged.
     pub class: ClassId,
@@ -63,7 +63,12 @@ impl<'a> Evaluator<'a> {
         let (class, port) = match self.vip(query) {
             Some(found) => found,
             None if query.direction == Direction::Egress && self.is_local_node(query.peer) => {
-                return Decision { allowed: true, rule: None, class: none };
+                let class = self.tables.class_of(query.peer);
+                // No fall back to class 0: what nothing speaks of passes.
+                let row = self.tables.rows.get(&RowKey { set: set.0, class: class.0 });
+                return row.map_or(Decision { allowed: true, rule: None, class }, |row| {
+                    self.by_row(*row, class, query.protocol, query.port)
+                });
             }
             None if query.direction == Direction::Egress && self.is_unknown_vip(query.peer) => {
                 return Decision { allowed: false, rule: None, class: none };
@@ -73,10 +78,14 @@ impl<'a> Evaluator<'a> {
         let Some(row) = self.tables.row(set, class) else {
             return Decision { allowed: false, rule: None, class };
         };
+        self.by_row(row, class, query.protocol, port)
+    }
+
+    fn by_row(&self, row: RowValue, class: ClassId, protocol: u8, port: u16) -> Decision {
         let (allowed, rule) = match row.profile {
             PROFILE_DENY_ALL => (false, row.rule),
             PROFILE_ALLOW_ALL => (true, row.rule),
-            profile => self.port(profile, query.protocol, port).unwrap_or((false, row.rule)),
+            profile => self.port(profile, protocol, port).unwrap_or((false, row.rule)),
         };
         Decision { allowed, rule: (rule != 0).then_some(RuleId(rule)), class }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::{Cluster, Direction, Protocol};
-use crate::oracle::{Party, Ruling, resolve, rulings};
+use crate::oracle::{self, Party, Reason, Ruling, resolve, rulings};
 
 /// Why a flow passes or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Explanation {
     pub judgements: Vec<Judgement>,
     /// Whether the destination is a Service's address.
     pub service: bool,
+    /// What denies the destination as such, where it is an external address of a Service.
+    pub front: Option<Ruling>,
 }
 
 /// The rulings at both ends.
@@ -40,36 +42,54 @@ impl Explanation {
     /// Whether the source's node lets the flow out: of a Service all backends must be
     /// allowed, as it is not known which one is taken.
     pub fn egress_allows(&self) -> bool {
-        self.judgements.iter().all(|one| one.egress.allows())
+        self.front.is_none() && self.judgements.iter().all(|one| one.egress.allows())
     }
 
     /// Whether the flow passes, whichever backend is taken.
     pub fn allows(&self) -> bool {
-        self.judgements.iter().all(Judgement::allows)
+        self.front.is_none() && self.judgements.iter().all(Judgement::allows)
     }
 }
 
 /// Explains a new flow by reading the policies directly. `protocol` is the number of
-/// the IP header, `port` the destination's in host byte order. Traffic of a pod with
-/// its own node or itself is not judged by policy, which the caller knows.
+/// the IP header, `port` the destination's in host byte order.
 pub fn explain(cluster: &Cluster, from: IpAddr, to: IpAddr, protocol: u8, port: u16) -> Explanation {
-    let translated = Protocol::from_number(protocol).and_then(|spoken| resolve(cluster, to, spoken, port));
+    let transport = Protocol::from_number(protocol);
+    let translated = transport.and_then(|spoken| resolve(cluster, to, spoken, port));
     let service = translated.is_some();
-    let source = Party::at(cluster, from);
-    let judgements = translated
-        .unwrap_or_else(|| vec![(to, port)])
+    let targets = translated.unwrap_or_else(|| vec![(to, port)]);
+    let owners = cluster.owners(targets.iter().map(|(to, _)| *to).chain([from, to]));
+    let source = Party::known(cluster, &owners, from);
+    let direct = Party::known(cluster, &owners, to);
+    let front = transport.and_then(|spoken| oracle::front(cluster, source, direct, spoken, port));
+    let judgements = targets
         .into_iter()
         .map(|(to, port)| {
-            let target = Party::at(cluster, to);
-            let [egress, ingress] = rulings(cluster, source, target, protocol, port);
+            let target = match service {
+                true => Party::owned(&owners, to),
+                false => Party::known(cluster, &owners, to),
+            };
+            let [mut egress, mut ingress] = rulings(cluster, source, target, protocol, port);
+            if source.is_same_pod(&target) {
+                // What comes back by a Service is let in; out it goes as its policies say.
+                ingress = Ruling::by(Reason::Itself);
+                if !service {
+                    egress = Ruling::by(Reason::Itself);
+                }
+            } else if target.runs_on(cluster, &source) {
+                ingress = Ruling::by(Reason::OwnNode);
+            }
             Judgement { to, port, egress, ingress }
         })
         .collect();
-    Explanation { judgements, service }
+    Explanation { judgements, service, front }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(front) = &self.front {
+            writeln!(f, "to the Service's external address itself: {front}")?;
+        }
         if self.service && self.judgements.is_empty() {
             return writeln!(f, "a Service without backends: nothing answers");
         }
@@ -78,29 +98,9 @@ impl fmt::Display for Explanation {
             writeln!(f, "to {} port {}: {verdict}", one.to, one.port)?;
             for (direction, ruling) in [(Direction::Egress, &one.egress), (Direction::Ingress, &one.ingress)]
             {
-                writeln!(f, "  {direction}: {}", Words(direction, ruling))?;
+                writeln!(f, "  {direction}: {ruling}")?;
             }
         }
         Ok(())
-    }
-}
-
-struct Words<'a>(Direction, &'a Ruling);
-
-impl fmt::Display for Words<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(direction, ruling) = self;
-        match &ruling.allowed_by {
-            _ if ruling.isolated_by.is_empty() => write!(f, "allowed, no policy isolates it"),
-            Some((policy, index)) => write!(f, "allowed by {policy}, {direction}[{index}]"),
-            None => {
-                write!(f, "denied, isolated by ")?;
-                for (place, policy) in ruling.isolated_by.iter().enumerate() {
-                    let comma = if place == 0 { "" } else { ", " };
-                    write!(f, "{comma}{policy}")?;
-                }
-                Ok(())
-            }
-        }
     }
 }

@@ -9,6 +9,8 @@ use crate::model::Name;
 pub enum ObjectKind {
     /// A NetworkPolicy.
     NetworkPolicy,
+    /// A ClusterNetworkPolicy; findings on it have no namespace.
+    ClusterNetworkPolicy,
     /// A Pod.
     Pod,
     /// A Service.
@@ -19,6 +21,7 @@ impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::Pod => "Pod",
             Self::Service => "Service",
         })
@@ -34,8 +37,20 @@ pub enum FindingReason {
     InvalidPeer,
     /// A port cannot be understood and matches nothing.
     InvalidPort,
+    /// A tier, a priority or an action is not known; what it would let pass does not.
+    InvalidRule,
+    /// Something that is understood is not supported; it matches nothing.
+    NotSupported,
     /// A policy type is not known; both directions are isolated.
     InvalidPolicyType,
+    /// The policy is larger than one may be; it isolates and allows nothing.
+    TooLarge,
+    /// An annotation has a value that cannot be understood and counts for nothing.
+    InvalidAnnotation,
+    /// A pod asks to be audited, and its node does not heed that.
+    AuditDisabled,
+    /// What it speaks of cannot be read, so its newest version is not in force yet.
+    HeldBack,
     /// Two pods claim one address.
     AddressConflict,
     /// Two Services claim one address, port and protocol.
@@ -57,7 +72,13 @@ impl FindingReason {
             Self::InvalidSelector => "InvalidSelector",
             Self::InvalidPeer => "InvalidPeer",
             Self::InvalidPort => "InvalidPort",
+            Self::InvalidRule => "InvalidRule",
+            Self::NotSupported => "NotSupported",
             Self::InvalidPolicyType => "InvalidPolicyType",
+            Self::TooLarge => "TooLarge",
+            Self::InvalidAnnotation => "InvalidAnnotation",
+            Self::AuditDisabled => "AuditDisabled",
+            Self::HeldBack => "HeldBack",
             Self::AddressConflict => "AddressConflict",
             Self::ServiceConflict => "ServiceConflict",
             Self::MixedBackends => "MixedBackends",
@@ -73,7 +94,7 @@ impl FindingReason {
 pub struct Finding {
     /// The kind of the object.
     pub kind: ObjectKind,
-    /// Its namespace.
+    /// Its namespace; empty for objects without one.
     pub namespace: Name,
     /// Its name.
     pub name: Name,
@@ -87,7 +108,11 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)?;
+        write!(f, "{} ", self.kind)?;
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)?;
         if !self.path.is_empty() {
             write!(f, " at {}", self.path)?;
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{Direction, PolicyKey};
+use crate::model::{Direction, Name, PolicyKey, Tier};
 
 macro_rules! id {
     ($(#[$doc:meta])* $vis:vis $name:ident) => {
@@ -44,19 +44,52 @@ id! {
 pub enum RuleName {
     /// The pod of this node is not known to the API, so nothing passes.
     UnknownPod,
+    /// The labels of the pod's namespace are not known yet, and a ClusterNetworkPolicy
+    /// asks for them; nothing passes.
+    UnknownNamespace,
     /// A policy that isolates, named where no rule of any policy allows a packet: of
     /// several, the first by name.
     Isolation(PolicyKey, Direction),
     /// A rule of a policy, by its place in spec.ingress or spec.egress.
     Rule(PolicyKey, Direction, u32),
+    /// A rule of a ClusterNetworkPolicy.
+    Cluster {
+        /// The tier of the policy.
+        tier: Tier,
+        /// The policy's name.
+        policy: Name,
+        /// The direction.
+        direction: Direction,
+        /// The rule's place in spec.ingress or spec.egress.
+        index: u32,
+        /// The rule's own name, if it has one.
+        name: Option<Name>,
+    },
+}
+
+impl RuleName {
+    /// The policy that it is of, as its object is named, and the place of the rule in it.
+    pub fn place(&self) -> Option<(String, Option<u32>)> {
+        match self {
+            Self::UnknownPod | Self::UnknownNamespace => None,
+            Self::Isolation(policy, _) => Some((policy.to_string(), None)),
+            Self::Rule(policy, _, index) => Some((policy.to_string(), Some(*index))),
+            Self::Cluster { policy, index, .. } => Some((policy.to_string(), Some(*index))),
+        }
+    }
 }
 
 impl fmt::Display for RuleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownPod => f.write_str("pod unknown to the API"),
+            Self::UnknownNamespace => f.write_str("namespace not seen yet"),
             Self::Isolation(policy, direction) => write!(f, "{policy} isolates {direction}"),
             Self::Rule(policy, direction, index) => write!(f, "{policy} {direction}[{index}]"),
+            Self::Cluster { tier, policy, direction, index, name } => {
+                write!(f, "{tier} {policy} {direction}[{index}]")?;
+                name.as_ref().map_or(Ok(()), |name| write!(f, " ({name})"))
+            }
         }
     }
 }

@@ -6,11 +6,12 @@
 //! The way of a change:
 //!
 //! 1. [`parse`] turns policies as written into the [`model`], with [`Finding`]s.
-//! 2. [`Compiler::compile`] turns a [`Cluster`] and this node's pods into [`Tables`]:
-//!    terms, classes, sets, profiles and rows by number. Numbers belong to contents
-//!    and are kept from one compilation to the next.
-//! 3. [`plan`] compares what is in the maps with what shall be and yields [`Step`]s in
-//!    an order in which no packet ever meets half a change.
+//! 2. [`Compiler::update`] turns a [`Cluster`] and this node's pods into what the maps
+//!    shall hold: terms, classes, sets, profiles and rows by number. Numbers belong to
+//!    contents and are kept from one update to the next.
+//! 3. It yields [`Step`]s from what is in the maps to that, in an order in which no
+//!    packet ever meets half a change. Whoever carries them out tells
+//!    [`Compiler::record`].
 //!
 //! Beside it: [`oracle`], a slow direct reading of the specification, [`explain`] on
 //! top of it, and [`Evaluator`], which walks [`Tables`] as the programs walk the maps.
@@ -29,11 +30,11 @@ mod plan;
 mod tables;
 mod text;
 
-pub use compile::{Compiled, Compiler, CompilerOptions};
+pub use compile::{Compiler, CompilerOptions, SetRules, Update};
 pub use evaluate::{Decision, Evaluator, Query};
 pub use explain::{Explanation, Judgement, explain};
 pub use finding::{Finding, FindingReason, ObjectKind};
 pub use ids::{ClassId, ProfileId, RuleId, RuleName, SetId};
 pub use model::{Cluster, LocalPod, PodIdentity};
-pub use plan::{Step, plan};
-pub use tables::{EndpointSets, Tables, Transition, VipAddress, VipTarget};
+pub use plan::Step;
+pub use tables::{EndpointSets, Tables, VipAddress, VipTarget};

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use ebpf_common::abi::{CidrValue, PeerValue, PortKey, PortValue, RowKey, RowValue};
 use ipnetwork::IpNetwork;
 
-use crate::tables::{EndpointSets, Tables, Transition, VipAddress, VipTarget};
+use crate::tables::{EndpointSets, Tables, VipAddress, VipTarget};
 
-/// One step; its entries are written in the order of the list. A step that fails part
-/// way may be repeated.
+/// One step; its entries are written in the order of the list. Of one that fails part
+/// way, what stands is its [`prefix`](Self::prefix), which is to be recorded.
 ///
 /// The order of a plan: ports, rows, cidrs, peers, vips, endpoints, grace, then the
 /// removal of rows and ports that nothing can reach any more. Until the endpoints every
@@ -43,50 +43,6 @@ pub enum Step {
     RemovePorts(Vec<PortKey>),
 }
 
-/// The steps from `old` to `new` by way of `transition`; none when they are equal.
-///
-/// Endpoints that are in `old` only need no step: who clears their slot has cleared
-/// the whole entry.
-pub fn plan(old: &Tables, new: &Tables, transition: &Transition) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut push = |step: Step| {
-        if !step.is_empty() {
-            steps.push(step);
-        }
-    };
-    push(Step::AddPorts(added(&old.ports, new.ports.iter().chain(&transition.ports))));
-    push(Step::AddRows(added(&old.rows, new.rows.iter().chain(&transition.rows))));
-
-    let mut cidrs = changed(&old.cidrs, &new.cidrs);
-    cidrs.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix()));
-    push(Step::SetCidrs(cidrs));
-    let mut cidrs = removed(&old.cidrs, &new.cidrs);
-    cidrs.sort_by_key(IpNetwork::prefix);
-    push(Step::RemoveCidrs(cidrs));
-
-    push(Step::SetPeers(changed(&old.peers, &new.peers)));
-    push(Step::RemovePeers(removed(&old.peers, &new.peers)));
-    push(Step::SetVips(changed(&old.vips, &new.vips)));
-    push(Step::RemoveVips(removed(&old.vips, &new.vips)));
-    push(Step::SetEndpoints(changed(&old.endpoints, &new.endpoints)));
-
-    let mut rows = removed(&old.rows, &new.rows);
-    rows.extend(transition.rows.keys().filter(|key| !new.rows.contains_key(key)));
-    let mut ports = removed(&old.ports, &new.ports);
-    ports.extend(transition.ports.keys().filter(|key| !new.ports.contains_key(key)));
-    if !rows.is_empty() || !ports.is_empty() {
-        steps.push(Step::Grace);
-    }
-    let mut push = |step: Step| {
-        if !step.is_empty() {
-            steps.push(step);
-        }
-    };
-    push(Step::RemoveRows(rows));
-    push(Step::RemovePorts(ports));
-    steps
-}
-
 impl Step {
     /// How many entries this step writes or removes.
     pub fn len(&self) -> usize {
@@ -109,6 +65,28 @@ impl Step {
     /// Whether this step writes nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The first entries of this step: what of it was carried out where it failed after so many.
+    #[must_use]
+    pub fn prefix(&self, count: usize) -> Self {
+        fn first<T: Clone>(list: &[T], count: usize) -> Vec<T> {
+            list.iter().take(count).cloned().collect()
+        }
+        match self {
+            Self::AddPorts(list) => Self::AddPorts(first(list, count)),
+            Self::AddRows(list) => Self::AddRows(first(list, count)),
+            Self::SetCidrs(list) => Self::SetCidrs(first(list, count)),
+            Self::RemoveCidrs(list) => Self::RemoveCidrs(first(list, count)),
+            Self::SetPeers(list) => Self::SetPeers(first(list, count)),
+            Self::RemovePeers(list) => Self::RemovePeers(first(list, count)),
+            Self::SetVips(list) => Self::SetVips(first(list, count)),
+            Self::RemoveVips(list) => Self::RemoveVips(first(list, count)),
+            Self::SetEndpoints(list) => Self::SetEndpoints(first(list, count)),
+            Self::Grace => Self::Grace,
+            Self::RemoveRows(list) => Self::RemoveRows(first(list, count)),
+            Self::RemovePorts(list) => Self::RemovePorts(first(list, count)),
+        }
     }
 
     /// The step's name, for errors and metrics.
@@ -153,25 +131,6 @@ impl Tables {
     pub fn clear_endpoint(&mut self, slot: u32) {
         self.endpoints.remove(&slot);
     }
-}
-
-/// Entries whose key is not in `old`: values of these keys never change.
-fn added<'a, K: Ord + Copy + 'a, V: Copy + 'a>(
-    old: &BTreeMap<K, V>,
-    new: impl Iterator<Item = (&'a K, &'a V)>,
-) -> Vec<(K, V)> {
-    new.filter(|(key, _)| !old.contains_key(key)).map(|(key, value)| (*key, *value)).collect()
-}
-
-fn changed<K: Ord + Copy, V: Clone + PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<(K, V)> {
-    new.iter()
-        .filter(|(key, value)| old.get(key) != Some(value))
-        .map(|(key, value)| (*key, value.clone()))
-        .collect()
-}
-
-fn removed<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<K> {
-    old.keys().filter(|key| !new.contains_key(key)).copied().collect()
 }
 
 fn forget<K: Ord, V>(map: &mut BTreeMap<K, V>, keys: &[K]) {

@@ -54,6 +54,8 @@ pub struct EndpointSets {
     pub egress: SetId,
     /// Flows of an older epoch are judged again.
     pub epoch: u32,
+    /// What its policy would deny passes and is told.
+    pub audit: bool,
 }
 
 /// The whole policy state of a node's maps.
@@ -74,16 +76,6 @@ pub struct Tables {
     pub vips: BTreeMap<VipAddress, VipTarget>,
     /// Slot → sets and epoch.
     pub endpoints: BTreeMap<u32, EndpointSets>,
-}
-
-/// Rows and ports that are needed only on the way from one policy to the next: for
-/// sets that leave, of classes that come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Transition {
-    /// As [`Tables::ports`].
-    pub ports: BTreeMap<PortKey, PortValue>,
-    /// As [`Tables::rows`].
-    pub rows: BTreeMap<RowKey, RowValue>,
 }
 
 impl Tables {

@@ -4,26 +4,27 @@ use std::fmt;
 
 use ebpf_common::abi::{CIDR_SERVICE, PROFILE_ALLOW_ALL, PROFILE_DENY_ALL, PortKey};
 
-use crate::compile::Compiled;
+use crate::compile::Compiler;
 use crate::ids::RuleId;
 use crate::model::Protocol;
 
-impl fmt::Display for Compiled {
+impl fmt::Display for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tables = &self.tables;
+        let tables = self.installed();
         writeln!(f, "endpoints")?;
         for (slot, one) in &tables.endpoints {
             let (sandbox, epoch) = (&one.sandbox, one.epoch);
             let (ingress, egress) = (one.ingress, one.egress);
+            let audit = if one.audit { ", audited" } else { "" };
             writeln!(
                 f,
-                "  slot {slot} {sandbox}: ingress set {ingress}, egress set {egress}, epoch {epoch}"
+                "  slot {slot} {sandbox}: ingress set {ingress}, egress set {egress}, epoch {epoch}{audit}"
             )?;
         }
         writeln!(f, "rows")?;
         for (key, row) in &tables.rows {
             let (set, class) = (key.set, key.class);
-            let rule = self.rule(row.rule);
+            let rule = self.name_of(row.rule);
             match row.profile {
                 PROFILE_DENY_ALL => writeln!(f, "  set {set}, class {class}: denied, {rule}")?,
                 PROFILE_ALLOW_ALL => writeln!(f, "  set {set}, class {class}: allowed, {rule}")?,
@@ -34,7 +35,7 @@ impl fmt::Display for Compiled {
         for (key, value) in &tables.ports {
             let profile = u32::from_be_bytes(key.profile_be);
             let verdict = if value.allows() { "allowed" } else { "denied" };
-            writeln!(f, "  profile {profile}, {}: {verdict}, {}", Port(key), self.rule(value.rule))?;
+            writeln!(f, "  profile {profile}, {}: {verdict}, {}", Port(key), self.name_of(value.rule))?;
         }
         writeln!(f, "addresses")?;
         for (prefix, value) in &tables.cidrs {
@@ -49,16 +50,16 @@ impl fmt::Display for Compiled {
             let (address, protocol, port) = (key.address, key.protocol, key.port);
             writeln!(f, "  {address} {protocol}/{port}: class {}, port {}", target.class, target.port)?;
         }
-        for finding in &self.findings {
+        for finding in self.findings().iter() {
             writeln!(f, "finding: {finding}")?;
         }
         Ok(())
     }
 }
 
-impl Compiled {
-    fn rule(&self, id: u32) -> String {
-        match self.rules.get(&RuleId(id)) {
+impl Compiler {
+    fn name_of(&self, id: u32) -> String {
+        match self.rule(RuleId(id)) {
             Some(name) => format!("rule {id}: {name}"),
             None => format!("rule {id}"),
         }

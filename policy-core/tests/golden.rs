@@ -30,6 +30,7 @@ fn pod(app: &str, address: [u8; 4], node: &str, port: u16) -> Pod {
         node: Some(node.into()),
         state: PodState::Live,
         host_network: false,
+        audit: false,
     }
 }
 
@@ -60,6 +61,7 @@ fn shop() -> Cluster {
     data.services.insert(
         "db".into(),
         Arc::new(Service {
+            external: Vec::new(),
             addresses: vec![IpAddr::from([10, 100, 0, 7])],
             ports: vec![ServicePort {
                 name: "".into(),
@@ -147,8 +149,11 @@ fn three_tiers() {
         // The API has not told of this one: nothing passes.
         local(3, "ghost", [10, 20, 0, 13]),
     ];
-    let mut compiler = Compiler::new(CompilerOptions::default());
-    let text = compiler.compile(&shop(), &local, &Tables::default()).to_string();
+    let mut compiler = Compiler::new(CompilerOptions::default(), Tables::default());
+    for step in compiler.update(&shop(), &local).steps {
+        compiler.record(&step);
+    }
+    let text = compiler.to_string();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/three_tiers.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(path, &text).expect("the golden file can be written");

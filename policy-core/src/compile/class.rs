@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use crate::ids::{ClassId, TermId};
 use crate::model::{Labels, Name};
+use crate::tables::VipAddress;
 
 /// The content of a class.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Class {
-    /// An address of no pod: the blocks it is in, sorted.
+    /// An address of no pod: the blocks it is in and the nodes it is of, sorted.
     Outside { terms: Box<[TermId]> },
+    /// An address of this node: the terms that it satisfies, sorted. A class apart, as
+    /// NetworkPolicies let every pod out to it. What a Service leads there is judged as
+    /// any other address is, by [`Class::Outside`].
+    LocalNode { terms: Box<[TermId]> },
     /// An address of a pod.
     Pod {
         /// Where classes are split by namespace: terms for whole namespaces and whole
@@ -26,8 +31,9 @@ pub(super) enum Class {
         /// The class that the address had.
         of: ClassId,
     },
-    /// An address of a Service with unlike backends, sorted: what all of them allow.
-    Service { backends: Box<[Backend]> },
+    /// An address of a Service that no one class stands for: what all backends allow,
+    /// sorted, and what nothing denies to the address where it vouches for nothing itself.
+    Service { backends: Box<[Backend]>, front: Option<Front> },
 }
 
 /// What all addresses of one family in one namespace have in common.
@@ -52,6 +58,15 @@ pub(super) struct Backend {
     pub(super) port: u16,
 }
 
+/// An external address of a Service as it is without the Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Front {
+    /// The class of the address.
+    pub(super) class: ClassId,
+    /// The address, the protocol and the Service's port.
+    pub(super) key: VipAddress,
+}
+
 impl Class {
     /// The class of an address that satisfies no term.
     pub(super) fn none() -> Self {
@@ -69,7 +84,7 @@ impl Class {
     /// The terms that stand in the class.
     pub(super) fn terms(&self) -> &[TermId] {
         match self {
-            Self::Outside { terms } | Self::Pod { terms, .. } => terms,
+            Self::Outside { terms } | Self::LocalNode { terms } | Self::Pod { terms, .. } => terms,
             Self::Heir { class, .. } => class.terms(),
             Self::Service { .. } => &[],
         }

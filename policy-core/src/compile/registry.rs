@@ -1,40 +1,44 @@
-//! Numbers for contents.
+//! Numbers for contents, and how many use them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Gives each content a number and keeps it until [`Registry::sweep`] finds it unused.
+/// Gives each content a number and keeps it until it is told to forget it.
 #[derive(Clone, Debug)]
 pub(super) struct Registry<K> {
     by_content: HashMap<Arc<K>, u32>,
     by_id: BTreeMap<u32, Arc<K>>,
-    first: u32,
-    /// No number below this one is free.
-    hint: u32,
+    /// Numbers below `next` that nothing has.
+    free: BTreeSet<u32>,
+    next: u32,
 }
 
 impl<K: Eq + Hash> Registry<K> {
-    /// An empty registry; numbers below `first` are never given.
-    pub(super) fn new(first: u32) -> Self {
-        Self { by_content: HashMap::new(), by_id: BTreeMap::new(), first, hint: first }
+    /// An empty registry; numbers below `first` are never given, nor those in `taken` (in
+    /// the maps, with content that is not known) before they are forgotten.
+    pub(super) fn new(first: u32, taken: &BTreeSet<u32>) -> Self {
+        let next = taken.last().map_or(first, |last| first.max(last.saturating_add(1)));
+        let free = (first..next).filter(|id| !taken.contains(id)).collect();
+        Self { by_content: HashMap::new(), by_id: BTreeMap::new(), free, next }
     }
 
-    /// The number of a content, the lowest free one when it is new. Numbers in
-    /// `reserved` (in the maps, with content that is not known) are not free.
-    pub(super) fn intern(&mut self, content: K, reserved: &BTreeSet<u32>) -> u32 {
+    /// The number of a content, the lowest free one when it is new, and whether it is.
+    pub(super) fn number(&mut self, content: K) -> (u32, bool) {
         if let Some(id) = self.by_content.get(&content) {
-            return *id;
+            return (*id, false);
         }
-        let mut id = self.hint;
-        while self.by_id.contains_key(&id) || reserved.contains(&id) {
-            id += 1;
-        }
-        self.hint = id + 1;
+        let id = self.free.pop_first().unwrap_or(self.next);
+        self.next = self.next.max(id.saturating_add(1));
         let content = Arc::new(content);
         self.by_content.insert(Arc::clone(&content), id);
         self.by_id.insert(id, content);
-        id
+        (id, true)
+    }
+
+    /// The number of a content.
+    pub(super) fn intern(&mut self, content: K) -> u32 {
+        self.number(content).0
     }
 
     /// The content of a number.
@@ -47,10 +51,68 @@ impl<K: Eq + Hash> Registry<K> {
         self.by_id.iter().map(|(id, content)| (*id, content))
     }
 
-    /// Forgets all numbers that are not in use; they may be given again.
-    pub(super) fn sweep(&mut self, used: impl Fn(u32) -> bool) {
-        self.by_id.retain(|id, _| used(*id));
-        self.by_content.retain(|_, id| used(*id));
-        self.hint = self.first;
+    /// Forgets a number; it may be given again.
+    pub(super) fn forget(&mut self, id: u32) -> Option<Arc<K>> {
+        self.free.insert(id);
+        let content = self.by_id.remove(&id)?;
+        self.by_content.remove(&content);
+        Some(content)
+    }
+}
+
+/// How often each number is used.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts(HashMap<u32, u32>);
+
+impl Counts {
+    pub(super) fn has(&self, id: u32) -> bool {
+        self.0.contains_key(&id)
+    }
+
+    /// One more; whether it is the first.
+    pub(super) fn add(&mut self, id: u32) -> bool {
+        let count = self.0.entry(id).or_insert(0);
+        *count += 1;
+        *count == 1
+    }
+
+    /// Some less; whether none is left.
+    pub(super) fn take(&mut self, id: u32) -> bool {
+        match self.0.get_mut(&id) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            Some(_) => self.0.remove(&id).is_some(),
+            None => false,
+        }
+    }
+
+    pub(super) fn get(&self, id: u32) -> u32 {
+        self.0.get(&id).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_the_maps_are_not_given_before_they_are_forgotten() {
+        let mut registry = Registry::new(1, &[2, 4].into());
+        let given: Vec<u32> = ["a", "b", "c", "a"].map(|one| registry.intern(one)).into();
+        assert_eq!(given, [1, 3, 5, 1]);
+        registry.forget(4);
+        registry.forget(3);
+        assert_eq!((registry.intern("b"), registry.intern("d"), registry.intern("e")), (3, 4, 6));
+    }
+
+    #[test]
+    fn counts_tell_first_and_last() {
+        let mut counts = Counts::default();
+        assert!(counts.add(7) && !counts.add(7));
+        assert_eq!(counts.get(7), 2);
+        assert!(!counts.take(7) && counts.take(7) && !counts.take(7));
+        assert!(!counts.has(7));
     }
 }

@@ -1,23 +1,32 @@
 //! Sets: the rules in force for a pod in one direction.
 
-use std::collections::BTreeSet;
-
 use super::registry::Registry;
 use super::term::Term;
 use crate::ids::{RuleId, RuleName, TermId};
-use crate::model::{Direction, Name, Namespace, Peer, Peers, Pod, PolicyKey, PortMatch, PortRange, Ports};
+use crate::model::{
+    Action, Direction, Name, Namespace, OrderedPolicy, Peer, Peers, Pod, PolicyKey, PortMatch, PortRange,
+    Ports, Tier,
+};
 
 /// The content of a set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Set {
-    /// Nothing is known of the pod, so nothing passes.
+    /// Nothing is known of the pod, or not enough, so nothing passes.
     Unknown { rule: RuleId },
-    /// Some policies isolate the pod.
+    /// Some policies speak of the pod.
     Rules {
-        /// Those policies, by name; the first stands for all where nothing allows.
+        /// The direction that they speak of.
+        direction: Direction,
+        /// The rules of the Admin tier; the first that matches decides.
+        admin: Box<[SetRule]>,
+        /// The NetworkPolicies that isolate the pod, by name; the first stands for all
+        /// where nothing allows. Empty: the Baseline tier decides, and what it does not
+        /// decide passes.
         isolation: Box<[RuleId]>,
-        /// What they allow, in the order of their names.
+        /// What the NetworkPolicies allow, in the order of their names.
         rules: Box<[SetRule]>,
+        /// The rules of the Baseline tier; the first that matches decides.
+        baseline: Box<[SetRule]>,
     },
 }
 
@@ -25,8 +34,12 @@ pub(super) enum Set {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SetRule {
     pub(super) rule: RuleId,
-    /// None: any address.
+    /// What it does; a rule of a NetworkPolicy accepts.
+    pub(super) action: Action,
+    /// Sorted; None: any address.
     pub(super) peers: Option<Box<[TermId]>>,
+    /// Those of them that can be judged by where a pod lives alone.
+    pub(super) home: Box<[TermId]>,
     /// None: any packet.
     pub(super) ports: Option<Box<[SetPort]>>,
 }
@@ -40,34 +53,39 @@ pub(super) enum SetPort {
 }
 
 impl Set {
-    /// Whom a denied packet is laid to.
-    pub(super) fn isolation(&self) -> RuleId {
+    /// All that isolate, in the order of their names.
+    pub(super) fn isolations(&self) -> &[RuleId] {
         match self {
-            Self::Unknown { rule } => *rule,
-            Self::Rules { isolation, .. } => isolation.first().copied().unwrap_or_default(),
+            Self::Unknown { rule } => std::slice::from_ref(rule),
+            Self::Rules { isolation, .. } => isolation,
         }
     }
 
-    /// The rules.
-    pub(super) fn rules(&self) -> &[SetRule] {
+    /// The direction that the set is for; None: for both.
+    pub(super) fn direction(&self) -> Option<Direction> {
         match self {
-            Self::Unknown { .. } => &[],
-            Self::Rules { rules, .. } => rules,
+            Self::Unknown { .. } => None,
+            Self::Rules { direction, .. } => Some(*direction),
         }
+    }
+
+    /// The rules in the order in which they are asked.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &SetRule> {
+        let lists: [&[SetRule]; 3] = match self {
+            Self::Unknown { .. } => [&[], &[], &[]],
+            Self::Rules { admin, rules, baseline, .. } => [admin, rules, baseline],
+        };
+        lists.into_iter().flatten()
     }
 
     /// The ids of all rules that this set may name.
     pub(super) fn rule_ids(&self) -> impl Iterator<Item = RuleId> {
-        let isolation = match self {
-            Self::Unknown { rule } => std::slice::from_ref(rule),
-            Self::Rules { isolation, .. } => isolation,
-        };
-        isolation.iter().copied().chain(self.rules().iter().map(|rule| rule.rule))
+        self.isolations().iter().copied().chain(self.rules().map(|rule| rule.rule))
     }
 
     /// The terms that this set asks for.
     pub(super) fn terms(&self) -> impl Iterator<Item = TermId> {
-        self.rules().iter().flat_map(|rule| {
+        self.rules().flat_map(|rule| {
             let ports = rule.ports.iter().flatten().filter_map(|port| match port {
                 SetPort::OfPeer(term) => Some(*term),
                 SetPort::Numbers(_) => None,
@@ -83,45 +101,117 @@ pub(super) struct SetBuilder<'a> {
     pub(super) terms: &'a mut Registry<Term>,
 }
 
+/// The pod that a set is made for, in one direction.
+#[derive(Clone, Copy)]
+struct Owner<'a> {
+    direction: Direction,
+    pod: &'a Pod,
+}
+
 impl SetBuilder<'_> {
     /// The set of a pod that the API does not know.
     pub(super) fn unknown(&mut self) -> Set {
         Set::Unknown { rule: self.rule(RuleName::UnknownPod) }
     }
 
-    /// The set of a pod; None: no policy isolates it in this direction.
+    /// The set of a pod; None: no policy speaks of it in this direction. `policies` are
+    /// the ClusterNetworkPolicies in the order of [`Cluster::ordered_policies`].
+    ///
+    /// [`Cluster::ordered_policies`]: crate::model::Cluster::ordered_policies
     pub(super) fn of_pod(
         &mut self,
         direction: Direction,
+        policies: &[OrderedPolicy],
         namespace: &Name,
         content: &Namespace,
         pod: &Pod,
     ) -> Option<Set> {
+        let owner = Owner { direction, pod };
+        let labels = content.labels.as_deref();
+        let mut tiers = [Vec::new(), Vec::new()];
+        let speaking = || policies.iter().filter(|(_, policy)| !policy.rules(direction).is_empty());
+        // Before anything gets a number that nobody would give back.
+        if speaking().any(|(_, policy)| policy.subject.matches(labels, &pod.labels).is_none()) {
+            return Some(Set::Unknown { rule: self.rule(RuleName::UnknownNamespace) });
+        }
+        let mut selected = false;
+        for (name, policy) in speaking() {
+            if policy.subject.matches(labels, &pod.labels) != Some(true) {
+                continue;
+            }
+            selected = true;
+            let list = match policy.tier {
+                Tier::Admin => &mut tiers[0],
+                Tier::Baseline => &mut tiers[1],
+            };
+            for (rule, index) in policy.rules(direction).iter().zip(0_u32..) {
+                let id = self.rule(RuleName::Cluster {
+                    tier: policy.tier,
+                    policy: Name::clone(name),
+                    direction,
+                    index,
+                    name: rule.name.clone(),
+                });
+                list.push(self.set_rule(owner, id, rule.action, &rule.peers, &rule.ports));
+            }
+        }
+        let (isolation, rules) = self.of_namespace(owner, namespace, content);
+        let [admin, baseline] = tiers.map(Vec::into_boxed_slice);
+        (selected || !isolation.is_empty()).then(|| Set::Rules {
+            direction,
+            admin,
+            isolation: isolation.into(),
+            rules: rules.into(),
+            baseline,
+        })
+    }
+
+    /// What the NetworkPolicies of the pod's namespace isolate and allow.
+    fn of_namespace(
+        &mut self,
+        owner: Owner<'_>,
+        namespace: &Name,
+        content: &Namespace,
+    ) -> (Vec<RuleId>, Vec<SetRule>) {
+        let direction = owner.direction;
         let mut isolation = Vec::new();
         let mut rules = Vec::new();
         for (name, policy) in &content.policies {
             let Some(list) = policy.rules(direction) else { continue };
-            if !policy.subject.matches(&pod.labels) {
+            if !policy.subject.matches(&owner.pod.labels) {
                 continue;
             }
             let key = PolicyKey { namespace: Name::clone(namespace), name: Name::clone(name) };
             for (rule, index) in list.iter().zip(0_u32..) {
-                let ports = self.ports(direction, pod, &rule.ports);
-                let peers = self.peers(&rule.peers);
-                let rule = self.rule(RuleName::Rule(key.clone(), direction, index));
-                rules.push(SetRule { rule, peers, ports });
+                let id = self.rule(RuleName::Rule(key.clone(), direction, index));
+                rules.push(self.set_rule(owner, id, Action::Accept, &rule.peers, &rule.ports));
             }
             isolation.push(self.rule(RuleName::Isolation(key, direction)));
         }
-        (!isolation.is_empty()).then(|| Set::Rules { isolation: isolation.into(), rules: rules.into() })
+        (isolation, rules)
+    }
+
+    fn set_rule(
+        &mut self,
+        owner: Owner<'_>,
+        rule: RuleId,
+        action: Action,
+        peers: &Peers,
+        ports: &Ports,
+    ) -> SetRule {
+        let ports = self.ports(owner, ports);
+        let peers = self.peers(peers);
+        let of_home = |id: &TermId| self.terms.get(id.0).is_some_and(|term| term.is_of_home());
+        let home = peers.iter().flatten().copied().filter(of_home).collect();
+        SetRule { rule, action, peers, home, ports }
     }
 
     fn rule(&mut self, name: RuleName) -> RuleId {
-        RuleId(self.rules.intern(name, &BTreeSet::new()))
+        RuleId(self.rules.intern(name))
     }
 
     fn term(&mut self, term: Term) -> TermId {
-        TermId(self.terms.intern(term, &BTreeSet::new()))
+        TermId(self.terms.intern(term))
     }
 
     fn peers(&mut self, peers: &Peers) -> Option<Box<[TermId]>> {
@@ -132,6 +222,7 @@ impl SetBuilder<'_> {
                 self.term(match peer.clone() {
                     Peer::Pods { namespaces, pods } => Term::Pods { namespaces, pods },
                     Peer::Block(block) => Term::Block(block),
+                    Peer::Nodes(selector) => Term::Nodes(selector),
                 })
             })
             .collect();
@@ -140,7 +231,7 @@ impl SetBuilder<'_> {
         Some(terms.into_boxed_slice())
     }
 
-    fn ports(&mut self, direction: Direction, pod: &Pod, ports: &Ports) -> Option<Box<[SetPort]>> {
+    fn ports(&mut self, Owner { direction, pod }: Owner<'_>, ports: &Ports) -> Option<Box<[SetPort]>> {
         let Ports::Only(list) = ports else { return None };
         let mut result = Vec::with_capacity(list.len());
         for port in list {

@@ -9,6 +9,8 @@ pub(super) enum Term {
     Pods { namespaces: NamespaceMatch, pods: Selector },
     /// Addresses.
     Block(IpBlock),
+    /// Addresses of nodes by labels.
+    Nodes(Selector),
     /// Pods that give a named port a number.
     Port { protocol: Protocol, name: Name },
 }
@@ -19,8 +21,8 @@ impl Term {
         matches!(self, Self::Pods { pods, .. } if pods.is_everything())
     }
 
-    /// Whether all addresses of a family satisfy this term.
-    pub(super) fn is_whole_family(&self) -> bool {
-        matches!(self, Self::Block(block) if block.is_whole_family())
+    /// Whether it can be judged by where a pod lives alone.
+    pub(super) fn is_of_home(&self) -> bool {
+        self.is_whole_namespace() || matches!(self, Self::Block(block) if block.is_whole_family())
     }
 }

@@ -1,19 +1,26 @@
 //! A cluster as one node sees it at one moment.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::{Labels, NAMESPACE_NAME_LABEL, Name, NamespaceMatch, Pod, Policy, Service};
+use super::{
+    ClusterPolicy, Labels, NAMESPACE_NAME_LABEL, Name, NamespaceMatch, OrderedPolicy, Pod, Policy, Service,
+};
 
 /// Everything that policy depends on. Cloning copies pointers, one per namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// All namespaces by name, also those that so far only pods have named.
     pub namespaces: BTreeMap<Name, Arc<Namespace>>,
+    /// All ClusterNetworkPolicies by name.
+    pub cluster_policies: BTreeMap<Name, Arc<ClusterPolicy>>,
+    /// The nodes by name; they need not be known while no policy speaks of nodes.
+    pub nodes: BTreeMap<Name, Arc<Node>>,
     /// The node that the pods to be filtered run on.
     pub node: LocalNode,
     /// Where cluster IPs are given from; empty if that is not known. An address in it
@@ -32,6 +39,15 @@ pub struct Namespace {
     pub policies: BTreeMap<Name, Arc<Policy>>,
     /// Its Services by name.
     pub services: BTreeMap<Name, Arc<Service>>,
+}
+
+/// A node of the cluster, as a peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its labels.
+    pub labels: Arc<Labels>,
+    /// The addresses of its status, of every type.
+    pub addresses: Box<[IpAddr]>,
 }
 
 /// This node.
@@ -90,24 +106,53 @@ impl Cluster {
         })
     }
 
+    /// The ClusterNetworkPolicies in the order in which they are asked: by tier, priority
+    /// and, where the API leaves it open, name.
+    pub fn ordered_policies(&self) -> Vec<OrderedPolicy> {
+        let mut list: Vec<OrderedPolicy> = self
+            .cluster_policies
+            .iter()
+            .map(|(name, policy)| (Name::clone(name), Arc::clone(policy)))
+            .collect();
+        list.sort_by_key(|(_, policy)| (policy.tier, policy.priority));
+        list
+    }
+
     /// A namespace to write into; made when it is not there, copied when it is shared.
     pub fn namespace_mut(&mut self, name: &Name) -> &mut Namespace {
         Arc::make_mut(self.namespaces.entry(Name::clone(name)).or_default())
     }
 
-    /// Which pod uses an address; of several that claim it, the one that [`Pod`]s are
-    /// ranked first by: live before terminating, then the greater UID. An order is all
-    /// that is needed: the claim of the other is withdrawn within moments.
-    pub fn owner(&self, address: IpAddr) -> Option<(&Name, &Name, &Arc<Pod>)> {
-        self.pods()
-            .filter(|(_, _, pod)| pod.counts() && pod.addresses.contains(&address))
-            .max_by(|a, b| claim(a.2).cmp(&claim(b.2)))
+    /// Which pod uses an address; of several that claim it, the one with the highest
+    /// claim. Asks every pod: for more than one address see [`Cluster::owners`].
+    pub fn owner(&self, address: IpAddr) -> Option<Owner<'_>> {
+        self.owners([address]).remove(&address)
+    }
+
+    /// Which pods use these addresses, as far as pods do, by asking every pod once.
+    pub fn owners(&self, addresses: impl IntoIterator<Item = IpAddr>) -> HashMap<IpAddr, Owner<'_>> {
+        let mut found: HashMap<IpAddr, Option<Owner<'_>>> =
+            addresses.into_iter().map(|address| (address, None)).collect();
+        for (namespace, name, pod) in self.pods().filter(|(_, _, pod)| pod.counts()) {
+            for address in &pod.addresses {
+                let Some(owner) = found.get_mut(address) else { continue };
+                let other = owner.map(|(namespace, name, pod)| claim(namespace, name, pod));
+                if other.is_none_or(|other| other < claim(namespace, name, pod)) {
+                    *owner = Some((namespace, name, pod));
+                }
+            }
+        }
+        found.into_iter().filter_map(|(address, owner)| Some((address, owner?))).collect()
     }
 }
 
-/// The rank of a pod's claim to an address.
-pub(crate) fn claim(pod: &Pod) -> (super::PodState, &str) {
-    (pod.state, pod.uid.as_ref())
+/// The pod that has an address, after its namespace and its name.
+pub type Owner<'a> = (&'a Name, &'a Name, &'a Arc<Pod>);
+
+/// The rank of a pod's claim to an address: live before terminating before announced, then the greater UID where
+/// UIDs are known, then the first by name. An order is all that is needed: the claim of the other is withdrawn soon.
+pub fn claim<'a>(namespace: &'a Name, name: &'a Name, pod: &'a Pod) -> impl Ord + 'a {
+    (pod.state, pod.uid.as_ref(), Reverse((namespace, name)))
 }
 
 impl Namespace {

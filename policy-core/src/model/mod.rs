@@ -5,18 +5,20 @@
 //! snapshot clones pointers only.
 
 mod cluster;
+mod cluster_policy;
 mod labels;
 mod pod;
 mod policy;
 mod selector;
 mod service;
 
-pub(crate) use cluster::claim;
-pub use cluster::{Cluster, LocalNode, LocalPod, Namespace, PodIdentity};
+pub use cluster::{Cluster, LocalNode, LocalPod, Namespace, Node, Owner, PodIdentity, claim};
+pub use cluster_policy::{Action, ClusterPolicy, ClusterRule, OrderedPolicy, Subject, Tier};
 pub use labels::{Labels, NAMESPACE_NAME_LABEL, Name};
 pub use pod::{ContainerPort, Pod, PodState, Protocol};
 pub use policy::{
     Direction, IpBlock, NamespaceMatch, Peer, Peers, Policy, PolicyKey, PortMatch, PortRange, Ports, Rule,
 };
 pub use selector::{Requirement, Selector};
+pub(crate) use service::is_link_local;
 pub use service::{Backends, Service, ServiceBackend, ServicePort, TargetPort};

@@ -74,6 +74,8 @@ pub struct ContainerPort {
 pub enum PodState {
     /// Succeeded or Failed: it has no address any more, whatever its status says.
     Completed,
+    /// Its status has no address yet; the agent of its node told one, which may since have been given to another pod.
+    Announced,
     /// Being deleted; it may still talk, so it counts.
     Terminating,
     /// Pending or running.
@@ -97,6 +99,8 @@ pub struct Pod {
     pub state: PodState,
     /// Whether it uses its node's network; such a pod has no identity for policy.
     pub host_network: bool,
+    /// Whether what policy denies it shall pass and only be told.
+    pub audit: bool,
 }
 
 impl Pod {

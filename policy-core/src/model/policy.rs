@@ -91,6 +91,8 @@ pub enum Peer {
     },
     /// Addresses, of pods too.
     Block(IpBlock),
+    /// The addresses of nodes with these labels.
+    Nodes(Selector),
 }
 
 /// Which namespaces a peer speaks of.

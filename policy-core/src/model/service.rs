@@ -9,10 +9,23 @@ use super::{Name, Protocol, Selector};
 pub struct Service {
     /// Cluster IPs, external IPs and load balancer addresses that nodes translate themselves.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that whoever may write the Service chose freely (`externalIPs`). As
+    /// nothing vouches for them, a flow to one is judged by the address as well as by what
+    /// stands behind it.
+    pub external: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// What stands behind it.
     pub backends: Backends,
+}
+
+/// Whether an address is never routed: link-local, or of the services that the cloud
+/// answers on every instance by IPv6 (`fd00:ec2::/32`; by IPv4 they are link-local).
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.segments()[..2] == [0xfd00, 0x0ec2],
+    }
 }
 
 /// One port of a Service.

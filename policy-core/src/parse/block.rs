@@ -10,7 +10,7 @@ use crate::model::IpBlock;
 /// What is wrong with a block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BlockFault {
-    #[error("{0:?} is not a CIDR")]
+    #[error("{0:?} is not a CIDR, which is an address, a slash and a prefix length")]
     Cidr(String),
     #[error("except {except:?} is of another address family than {cidr:?}")]
     Family { cidr: String, except: String },
@@ -37,7 +37,7 @@ pub(super) fn parse_block(raw: &RawBlock) -> Result<IpBlock, BlockFault> {
 }
 
 /// Old objects may carry host bits, and IPv4 may be written as `::ffff:a.b.c.d`.
-fn parse_cidr(text: &str) -> Result<IpNetwork, BlockFault> {
+pub(super) fn parse_cidr(text: &str) -> Result<IpNetwork, BlockFault> {
     let fault = || BlockFault::Cidr(text.to_owned());
     // Without a prefix length ipnetwork would take a bare address.
     if !text.contains('/') {

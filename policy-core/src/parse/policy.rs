@@ -1,6 +1,7 @@
 //! A whole policy.
 
 use super::block::parse_block;
+use super::limits::Size;
 use super::port::parse_port;
 use super::raw::{RawPeer, RawPolicy, RawPort, RawRule};
 use super::selector::parse_selector;
@@ -35,6 +36,9 @@ impl Parser<'_> {
     fn policy(&mut self) -> Policy {
         let (ingress, egress) = self.directions();
         match parse_selector(&self.raw.pod_selector) {
+            Ok(subject) if self.is_too_large() => {
+                Policy { subject, ingress: ingress.then(Vec::new), egress: egress.then(Vec::new) }
+            }
             Ok(subject) => Policy {
                 subject,
                 ingress: ingress.then(|| self.rules(&self.raw.ingress, "spec.ingress", "from")),
@@ -55,6 +59,15 @@ impl Parser<'_> {
         }
     }
 
+    fn is_too_large(&mut self) -> bool {
+        let rules = self.raw.ingress.iter().chain(&self.raw.egress);
+        let excess = rules.map(size).fold(Size::default(), Size::and).excess();
+        let Some(excess) = excess else { return false };
+        let message = format!("{excess}; until then it isolates its pods and allows nothing");
+        self.find("spec".into(), FindingReason::TooLarge, message);
+        true
+    }
+
     /// Which directions the policy isolates. Without types: ingress, and egress where
     /// it has a rule.
     fn directions(&mut self) -> (bool, bool) {
@@ -71,7 +84,7 @@ impl Parser<'_> {
                     self.find(
                         format!("spec.policyTypes[{index}]"),
                         FindingReason::InvalidPolicyType,
-                        format!("policy type {other:?} is not known; both directions are isolated"),
+                        format!("policy type {other:?} is not known, only Ingress and Egress are; both directions are isolated"),
                     );
                 }
             }
@@ -110,11 +123,15 @@ impl Parser<'_> {
             |fault: super::selector::SelectorFault| (FindingReason::InvalidSelector, fault.to_string());
         let invalid = |message: String| (FindingReason::InvalidPeer, message);
         match (&raw.namespace_selector, &raw.pod_selector, &raw.ip_block) {
-            (None, None, None) => Err(invalid("a peer says nothing".into())),
+            (None, None, None) => {
+                Err(invalid("a peer says nothing: write a selector, {} for all, or an ipBlock".into()))
+            }
             (None, None, Some(block)) => {
                 parse_block(block).map(Peer::Block).map_err(|fault| invalid(fault.to_string()))
             }
-            (_, _, Some(_)) => Err(invalid("ipBlock cannot be combined with a selector".into())),
+            (_, _, Some(_)) => {
+                Err(invalid("ipBlock cannot be combined with a selector: make two peers of it".into()))
+            }
             (namespaces, pods, None) => Ok(Peer::Pods {
                 namespaces: match namespaces {
                     Some(raw) => NamespaceMatch::Selected(parse_selector(raw).map_err(selector)?),
@@ -145,4 +162,10 @@ impl Parser<'_> {
         }
         Ports::Only(ports)
     }
+}
+
+fn size(rule: &RawRule) -> Size {
+    let holes = |peer: &RawPeer| peer.ip_block.as_ref().map_or(0, |block| block.except.len());
+    let peers = rule.peers.iter().map(|peer| 1 + holes(peer)).sum();
+    Size { rules: 1, peers, ports: rule.ports.len() }
 }

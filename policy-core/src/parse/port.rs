@@ -6,15 +6,15 @@ use crate::model::{PortMatch, PortRange, Protocol};
 /// What is wrong with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PortFault {
-    #[error("protocol {0:?} is not known")]
+    #[error("protocol {0:?} is not known, only TCP, UDP and SCTP are")]
     Protocol(String),
-    #[error("{0} is not a port")]
+    #[error("{0} is not a port, only 1 to 65535 are")]
     Number(i32),
-    #[error("a port's name is empty")]
+    #[error("a port's name is empty: leave port out for all ports of the protocol")]
     EmptyName,
-    #[error("endPort without port")]
+    #[error("endPort without port: give the first port, too")]
     EndWithoutPort,
-    #[error("endPort with the named port {0:?}")]
+    #[error("endPort with the named port {0:?}: give its number, or leave endPort out")]
     EndWithName(String),
     #[error("endPort {last} is below port {first}")]
     EndBeforePort { first: i32, last: i32 },

@@ -6,7 +6,7 @@ use crate::model::{Name, Requirement, Selector};
 /// What is wrong with a selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SelectorFault {
-    #[error("operator {0:?} is not known")]
+    #[error("operator {0:?} is not known, only In, NotIn, Exists and DoesNotExist are")]
     Operator(String),
     #[error("operator {operator} on {key:?} needs values")]
     NoValues { operator: String, key: String },

@@ -162,3 +162,68 @@ fn ports() {
         ])
     );
 }
+
+#[test]
+fn a_policy_that_is_too_large_isolates_and_allows_nothing() {
+    let block = |except: usize| RawPeer {
+        ip_block: Some(RawBlock {
+            cidr: "10.0.0.0/8".into(),
+            except: (0..except).map(|i| format!("10.{}.{}.0/24", i / 256, i % 256)).collect(),
+        }),
+        ..RawPeer::default()
+    };
+    let port = || RawPort { port: Some(RawPortValue::Number(80)), ..RawPort::default() };
+    let rule = |peers, ports| RawRule { peers, ports: (0..ports).map(|_| port()).collect() };
+    let policy = |ingress: Vec<RawRule>, egress: Vec<RawRule>| RawPolicy { ingress, egress, ..base() };
+    // The last that is taken, and one more of each; both directions count.
+    let fits = policy(vec![rule(vec![block(4094)], 1000)], vec![rule(vec![block(0)], 24)]);
+    let fitting = check(&fits, &[]);
+    assert_eq!(fitting.ingress.map(|rules| rules.len()), Some(1));
+    let many = |count: usize| (0..count).map(|_| RawRule::default()).collect::<Vec<_>>();
+    check(&policy(many(1024), Vec::new()), &[]);
+    for raw in [
+        policy(vec![rule(vec![block(4095)], 0)], vec![rule(vec![block(0)], 0)]),
+        policy(vec![rule(Vec::new(), 1000)], vec![rule(Vec::new(), 25)]),
+        policy(many(1024), many(1)),
+    ] {
+        let closed = check(&raw, &[("spec", FindingReason::TooLarge)]);
+        assert_eq!((closed.ingress, closed.egress), (Some(vec![]), Some(vec![])));
+        assert!(closed.subject.is_everything());
+    }
+}
+
+#[test]
+fn rules_of_a_cluster_policy_beyond_its_limit_are_closed() {
+    let networks = |from: usize, count: usize| RawClusterPeer {
+        networks: (from..from + count).map(|i| format!("10.{}.{}.0/24", i / 256, i % 256)).collect(),
+        ..RawClusterPeer::default()
+    };
+    let rule = |action: &str, peer| RawClusterRule {
+        action: action.into(),
+        peers: vec![peer],
+        ..RawClusterRule::default()
+    };
+    let everything = Some(RawSelector::default());
+    let raw = RawClusterPolicy {
+        name: "p".into(),
+        tier: "Admin".into(),
+        priority: Some(1),
+        subject: RawSubject { namespaces: everything, pods: None },
+        egress: vec![
+            rule("Accept", networks(0, 4096)),
+            rule("Accept", networks(5000, 1)),
+            rule("Pass", networks(5001, 1)),
+        ],
+        ..RawClusterPolicy::default()
+    };
+    let (policy, findings) = parse_cluster_policy(&raw);
+    let findings: Vec<_> = findings.iter().map(|f| (f.path.as_str(), f.reason)).collect();
+    let reason = FindingReason::TooLarge;
+    assert_eq!(findings, [("spec.egress[1]", reason), ("spec.egress[2]", reason)]);
+    let sizes = policy.egress.iter().map(|rule| match &rule.peers {
+        Peers::Any => None,
+        Peers::Only(list) => Some(list.len()),
+    });
+    assert_eq!(sizes.collect::<Vec<_>>(), [Some(4096), Some(0), None]);
+    assert_eq!(policy.egress[2].action, crate::model::Action::Deny);
+}

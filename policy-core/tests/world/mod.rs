@@ -1,15 +1,18 @@
 //! Random clusters of a small vocabulary, so that labels, addresses and ports meet.
 
+mod cluster_policy;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_core::model::{
     Backends, Cluster, ContainerPort, Labels, LocalNode, Name, Namespace, Pod, PodState, Protocol, Selector,
-    Service, ServicePort, TargetPort,
+    Service, ServiceBackend, ServicePort, TargetPort,
 };
 use policy_core::parse::{
-    RawBlock, RawPeer, RawPolicy, RawPort, RawPortValue, RawRequirement, RawRule, RawSelector, parse_policy,
+    RawBlock, RawClusterPolicy, RawPeer, RawPolicy, RawPort, RawPortValue, RawRequirement, RawRule,
+    RawSelector, parse_cluster_policy, parse_policy,
 };
 use policy_core::{LocalPod, PodIdentity};
 use proptest::prelude::*;
@@ -17,9 +20,17 @@ use proptest::prelude::*;
 /// The address of this node.
 pub(crate) const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 254));
 
+/// The address of another.
+pub(crate) const OTHER_NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 253));
+
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const PODS: usize = 8;
 const POLICIES: usize = 6;
+const CLUSTER_POLICIES: usize = 4;
+const SERVICES: usize = 3;
+
+/// How many places a world has; each has a bit of its own in [`blend`].
+pub(crate) const PLACES: usize = NAMESPACES.len() + PODS + POLICIES + SERVICES + CLUSTER_POLICIES + 2;
 
 /// Everything that a cluster is made of, by place, so that two can be blended.
 #[derive(Clone, Debug)]
@@ -28,6 +39,8 @@ pub(crate) struct World {
     pods: Vec<Option<(String, Pod)>>,
     policies: Vec<Option<RawPolicy>>,
     services: Vec<Option<(String, Service)>>,
+    cluster_policies: Vec<Option<RawClusterPolicy>>,
+    nodes: Vec<Option<BTreeMap<String, String>>>,
 }
 
 /// Two worlds.
@@ -50,6 +63,8 @@ pub(crate) fn blend(one: &World, other: &World, picks: u64) -> World {
         pods: mix(&one.pods, &other.pods, &mut pick),
         policies: mix(&one.policies, &other.policies, &mut pick),
         services: mix(&one.services, &other.services, &mut pick),
+        cluster_policies: mix(&one.cluster_policies, &other.cluster_policies, &mut pick),
+        nodes: mix(&one.nodes, &other.nodes, &mut pick),
     }
 }
 
@@ -80,12 +95,10 @@ impl World {
         let mut cluster =
             Cluster { node: LocalNode { name: "here".into(), addresses: vec![NODE] }, ..Cluster::default() };
         for (name, labels) in NAMESPACES.iter().zip(&self.namespaces) {
-            let content = match labels {
-                Some(labels) => {
-                    Namespace::with_labels(name, labels.iter().map(|(k, v)| (k.as_str(), v.as_str())))
-                }
-                None => Namespace::default(),
-            };
+            // One without labels is there only if something is in it.
+            let Some(labels) = labels else { continue };
+            let pairs = labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+            let content = Namespace::with_labels(name, pairs);
             cluster.namespaces.insert((*name).into(), Arc::new(content));
         }
         for (place, slot) in self.pods.iter().enumerate() {
@@ -98,6 +111,12 @@ impl World {
             let content = cluster.namespace_mut(&raw.namespace.as_str().into());
             content.policies.insert(raw.name.as_str().into(), Arc::new(parse_policy(raw).0));
         }
+        for raw in self.cluster_policies.iter().flatten() {
+            let policy = Arc::new(parse_cluster_policy(raw).0);
+            cluster.cluster_policies.insert(raw.name.as_str().into(), policy);
+        }
+        let nodes = cluster_policy::nodes(&self.nodes);
+        cluster.nodes = nodes.into_iter().map(|(name, node)| (name.into(), node)).collect();
         for (place, slot) in self.services.iter().enumerate() {
             if let Some((namespace, service)) = slot {
                 let content = cluster.namespace_mut(&namespace.as_str().into());
@@ -113,13 +132,19 @@ fn world() -> impl Strategy<Value = World> {
         prop::collection::vec(prop::option::weighted(0.9, labels()), NAMESPACES.len()),
         (0..PODS).map(|place| prop::option::weighted(0.9, pod(place))).collect::<Vec<_>>(),
         (0..POLICIES).map(|place| prop::option::weighted(0.7, policy(place))).collect::<Vec<_>>(),
-        (0..3).map(|place| prop::option::weighted(0.8, service(place))).collect::<Vec<_>>(),
+        (0..SERVICES).map(|place| prop::option::weighted(0.8, service(place))).collect::<Vec<_>>(),
+        (0..CLUSTER_POLICIES)
+            .map(|place| prop::option::weighted(0.5, cluster_policy::cluster_policy(place)))
+            .collect::<Vec<_>>(),
+        cluster_policy::node_labels(),
     )
-        .prop_map(|(namespaces, pods, policies, services)| World {
+        .prop_map(|(namespaces, pods, policies, services, cluster_policies, nodes)| World {
             namespaces,
             pods,
             policies,
             services,
+            cluster_policies,
+            nodes,
         })
 }
 
@@ -194,6 +219,7 @@ fn pod(place: usize) -> impl Strategy<Value = (String, Pod)> {
                 node: Some(if place.is_multiple_of(2) { "here" } else { "there" }.into()),
                 state,
                 host_network,
+                audit: false,
             };
             (home.clone(), pod)
         },
@@ -280,20 +306,56 @@ fn service(place: usize) -> impl Strategy<Value = (String, Service)> {
         port().prop_map(TargetPort::Number),
         port_name().prop_map(|name| TargetPort::Named(name.as_str().into())),
     ];
-    let selector = prop::collection::btree_map(key(), value(), 0..2);
-    (namespace(), selector, protocol(), port(), target, prop::option::weighted(0.3, Just(8080_u16))).prop_map(
-        move |(namespace, selector, protocol, port, target, node_port)| {
+    let node_port = prop::option::weighted(0.3, Just(8080_u16));
+    let external = vec![
+        IpAddr::from([10, 0, 0, 3]),
+        IpAddr::from([198, 51, 100, 10]),
+        IpAddr::from([169, 254, 169, 254]),
+        NODE,
+        OTHER_NODE,
+    ];
+    let external = prop::option::weighted(0.3, prop::sample::select(external));
+    (namespace(), backends(), protocol(), port(), target, node_port, external).prop_map(
+        move |(namespace, mut backends, protocol, port, target, node_port, external)| {
             let low = u16::try_from(place).expect("few");
-            let backends = Selector::labels(selector.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+            if let Backends::Listed(list) = &mut backends {
+                list.iter_mut().for_each(|one| one.protocol = protocol);
+            }
             let service = Service {
                 addresses: vec![
                     IpAddr::from([10, 100, 0, u8::try_from(low).expect("few")]),
                     IpAddr::from([0xfd10, 0, 0, 0, 0, 0, 0, low + 1]),
-                ],
+                ]
+                .into_iter()
+                .chain(external)
+                .collect(),
+                external: external.into_iter().collect(),
                 ports: vec![ServicePort { name: "".into(), protocol, port, target, node_port }],
-                backends: Backends::Pods(backends),
+                backends,
             };
             (namespace, service)
         },
     )
+}
+
+fn backends() -> impl Strategy<Value = Backends> {
+    let selector = prop::collection::btree_map(key(), value(), 0..2);
+    let addresses = vec![
+        IpAddr::from([10, 0, 0, 2]),
+        IpAddr::from([10, 0, 0, 4]),
+        IpAddr::from([198, 51, 100, 10]),
+        NODE,
+    ];
+    let one = (prop::sample::select(addresses), port()).prop_map(|(address, port)| ServiceBackend {
+        port_name: "".into(),
+        protocol: Protocol::Tcp,
+        address,
+        port,
+    });
+    prop_oneof![
+        3 => selector.prop_map(|pairs| {
+            Backends::Pods(Selector::labels(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))))
+        }),
+        1 => prop::collection::vec(one, 0..3).prop_map(Backends::Listed),
+    ]
 }

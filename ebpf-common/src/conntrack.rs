@@ -1,6 +1,6 @@
 //! The steps of a flow: what a packet that meets an entry does to it. Pure.
 
-use crate::abi::{CtState, Direction, Origin, proto};
+use crate::abi::{CtKey, CtState, Direction, Origin, proto};
 use crate::parse::Kind;
 
 /// Nanoseconds of a tick are two to this power: about 1.07 s. Ages need no
@@ -42,6 +42,11 @@ pub mod age {
 #[inline(always)]
 #[must_use]
 pub fn expired(state: CtState, number: u8, last_seen: u32, now: u32) -> bool {
+    let silent = now.saturating_sub(last_seen);
+    // The shortest of all, which hardly any entry that is asked for has reached.
+    if silent <= age::ICMP {
+        return false;
+    }
     let limit = match number {
         proto::TCP if state.has(CtState::CLOSING) => age::HANDSHAKE,
         proto::TCP if state.has(CtState::ESTABLISHED) => age::ESTABLISHED,
@@ -49,7 +54,7 @@ pub fn expired(state: CtState, number: u8, last_seen: u32, now: u32) -> bool {
         proto::ICMP | proto::ICMPV6 => age::ICMP,
         _ => age::DATAGRAM,
     };
-    now.saturating_sub(last_seen) > limit
+    silent > limit
 }
 
 /// What a packet that met an entry does.
@@ -57,7 +62,7 @@ pub fn expired(state: CtState, number: u8, last_seen: u32, now: u32) -> bool {
 pub enum Step {
     /// It passes, and the entry takes this state, which may be the old one.
     Pass(CtState),
-    /// It is dropped: the flow was denied in this epoch.
+    /// It is dropped: the flow was denied in this epoch, and is asked about once a tick.
     Drop,
     /// It opens a connection of its own: judged in its own direction; allowed,
     /// it takes the entry's place; denied, the entry stays.
@@ -68,10 +73,10 @@ pub enum Step {
 }
 
 /// The step of a packet that crosses in `dir` and meets `state`, for an
-/// endpoint of the given epoch.
+/// endpoint of the given epoch, audited or not.
 #[inline(always)]
 #[must_use]
-pub fn step(state: CtState, number: u8, kind: Kind, dir: Direction, epoch: u32) -> Step {
+pub fn step(state: CtState, number: u8, kind: Kind, dir: Direction, epoch: u32, audit: bool) -> Step {
     let reply = dir as u8 != state.direction() as u8;
     let denied = state.has(CtState::DENIED);
     if kind.any(Kind::CONNECT | Kind::ECHO) {
@@ -82,7 +87,7 @@ pub fn step(state: CtState, number: u8, kind: Kind, dir: Direction, epoch: u32) 
         }
     }
     let next = advance(state, number, kind, reply);
-    if state.epoch() != epoch {
+    if state.epoch() != epoch || audit_changed(state, audit) {
         let ours = matches!(state.origin(), Origin::LocalNode | Origin::Hairpin);
         if ours && !denied {
             return Step::Pass(next.with_epoch(epoch));
@@ -90,6 +95,34 @@ pub fn step(state: CtState, number: u8, kind: Kind, dir: Direction, epoch: u32) 
         return Step::Again(next.with_epoch(epoch).without(CtState::DENIED | CtState::AUDITED));
     }
     if denied { Step::Drop } else { Step::Pass(next) }
+}
+
+/// Whether a packet of a flow seen both ways passes and changes nothing, by one
+/// comparison of all that could speak against it: [`step`] would say the same.
+#[inline(always)]
+#[must_use]
+pub fn runs_on(state: CtState, key: &CtKey, kind: Kind, epoch: u32) -> bool {
+    let seen = if key.proto == proto::TCP {
+        CtState::SEEN_REPLY | CtState::ESTABLISHED
+    } else {
+        CtState::SEEN_REPLY
+    };
+    let decides = CtState::EPOCH_AND_TAG
+        | CtState::DENIED
+        | CtState::AUDITED
+        | CtState::CLOSING
+        | CtState::SEEN_REPLY
+        | CtState::ESTABLISHED;
+    state.0 & decides == u64::from(epoch) | u64::from(key.tag()) << CtState::TAG_SHIFT | seen
+        && !kind.any(Kind::CONNECT | Kind::ECHO | Kind::CLOSE | Kind::ERROR)
+}
+
+/// Whether an answer would be another one since audit began or ended, which moves
+/// no epoch where it is the node's.
+#[inline(always)]
+fn audit_changed(state: CtState, audit: bool) -> bool {
+    state.0 & (CtState::DENIED | CtState::AUDITED) != 0
+        && if audit { state.has(CtState::DENIED) } else { state.has(CtState::AUDITED) }
 }
 
 /// What the packet tells about the flow.

@@ -1,8 +1,8 @@
 //! The maps and the clock, as the verdict sees them.
 
 use crate::abi::{
-    Addr, CidrValue, CtKey, CtValue, Endpoint, FragKey, FragValue, PeerValue, PortKey, PortValue, Reason,
-    RowKey, RowValue, SlotValue, VipKey, VipValue,
+    Addr, CidrValue, CtKey, CtState, CtValue, Endpoint, FragKey, FragValue, PeerValue, PortKey, PortValue,
+    Reason, RowKey, RowValue, SlotValue, VipKey, VipValue,
 };
 use crate::packet::Packet;
 
@@ -28,6 +28,8 @@ pub struct Switches {
 /// A flow's entry where it stands. It may become another flow's at any time;
 /// the tag in its state tells.
 pub trait Entry: Copy {
+    /// The tick of the last packet, and the state, read whole and last.
+    fn glance(&self) -> (u32, CtState);
     /// Copies it, the state read whole and last.
     fn load(&self, value: &mut CtValue);
     /// Replaces the state if it still is `old`; tells whether it was.

@@ -112,9 +112,9 @@ impl Frame {
                 out.extend_from_slice(&[self.hop_limit, self.proto, 0, 0]);
                 out.extend_from_slice(&src.octets());
                 out.extend_from_slice(&dst.octets());
-                let sum = checksum(&out[14..34]);
-                out[24..26].copy_from_slice(&sum.to_be_bytes());
                 out.extend_from_slice(&self.options);
+                let sum = checksum(&out[14..14 + header_len]);
+                out[24..26].copy_from_slice(&sum.to_be_bytes());
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 out.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0]);

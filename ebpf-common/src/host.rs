@@ -66,6 +66,12 @@ impl Host {
         Decision { reason, rule: work.rule, class: work.class }
     }
 
+    /// A packet that crosses, for tests that stand between it and the tables.
+    #[cfg(test)]
+    pub(crate) fn crossing<'a>(&'a self, frame: &'a [u8], facts: Facts) -> Crossing<'a> {
+        Crossing { host: self, frame, facts }
+    }
+
     /// Puts an endpoint into a slot, and its interface into the table of those.
     pub fn put_endpoint(&mut self, slot: u32, endpoint: Endpoint) {
         self.ifslot.insert(endpoint.ifindex, SlotValue::new(endpoint.ifindex, slot));
@@ -101,7 +107,7 @@ impl Host {
 }
 
 /// One packet that crosses an interface.
-struct Crossing<'a> {
+pub(crate) struct Crossing<'a> {
     host: &'a Host,
     frame: &'a [u8],
     facts: Facts,
@@ -124,7 +130,7 @@ impl Packet for Crossing<'_> {
 
 /// Where a flow's entry stands.
 #[derive(Clone, Copy, Debug)]
-struct Slot<'a> {
+pub(crate) struct Slot<'a> {
     host: &'a Host,
     table: Table,
     key: CtKey,
@@ -137,6 +143,10 @@ impl Slot<'_> {
 }
 
 impl Entry for Slot<'_> {
+    fn glance(&self) -> (u32, CtState) {
+        self.with(|entry| (entry.last_seen, entry.state())).unwrap_or((0, CtState(0)))
+    }
+
     fn load(&self, value: &mut CtValue) {
         self.with(|entry| *value = *entry);
     }
@@ -188,7 +198,7 @@ impl<'a> Env for Crossing<'a> {
     fn peer(&self, addr: &Addr) -> Option<PeerValue> {
         match addr.family {
             Family::V4 => self.host.peer4.get(&PeerKey4 { addr: addr.head() }).copied(),
-            Family::V6 => self.host.peer6.get(&PeerKey6 { addr: addr.bytes }).copied(),
+            Family::V6 => self.host.peer6.get(&PeerKey6 { addr: addr.bytes() }).copied(),
         }
     }
 
@@ -199,7 +209,7 @@ impl<'a> Env for Crossing<'a> {
                 .find_map(|bits| self.host.cidr4.get(&CidrKey4::new(addr.head(), bits)).copied()),
             Family::V6 => (0..=128)
                 .rev()
-                .find_map(|bits| self.host.cidr6.get(&CidrKey6::new(addr.bytes, bits)).copied()),
+                .find_map(|bits| self.host.cidr6.get(&CidrKey6::new(addr.bytes(), bits)).copied()),
         }
     }
 

@@ -9,6 +9,27 @@ pub trait Packet {
     /// is direct packet access, the fast way.
     fn head<const OFF: usize, const N: usize>(&self) -> Option<[u8; N]>;
 
+    /// `N` times four bytes at a constant offset, as they stand in memory; `None`
+    /// beyond the end. Direct packet access, too, and in larger pieces.
+    #[inline(always)]
+    fn words<const OFF: usize, const N: usize>(&self) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = u32::from_ne_bytes(self.load::<4>((OFF + 4 * i) as u32)?);
+        }
+        Some(words)
+    }
+
+    /// The same, eight bytes at a time.
+    #[inline(always)]
+    fn long_words<const OFF: usize, const N: usize>(&self) -> Option<[u64; N]> {
+        let mut words = [0; N];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = u64::from_ne_bytes(self.load::<8>((OFF + 8 * i) as u32)?);
+        }
+        Some(words)
+    }
+
     /// `N` bytes at any offset; `None` beyond the end. In the kernel a helper
     /// call, for what stands behind options and extension headers.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;

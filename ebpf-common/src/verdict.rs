@@ -113,7 +113,7 @@ fn cross<E: Env>(env: &E, dir: Direction, w: &mut Work) -> Result<Reason, Reason
     policy::read_endpoint(env, w.slot, w.facts.ifindex, &mut w.ep)?;
     if matches!(dir, Direction::Out) {
         let mac = parse::source_mac(env).ok_or(Reason::Truncated)?;
-        if !same_mac(&mac, &w.ep.mac) {
+        if mac != w.ep.mac_number() {
             return Err(Reason::Spoofed);
         }
     }
@@ -140,13 +140,7 @@ fn cross<E: Env>(env: &E, dir: Direction, w: &mut Work) -> Result<Reason, Reason
         Direction::Out => CtKey::new(w.facts.ifindex, &ip.dst, ip.src_port, ip.dst_port, ip.proto),
     };
     w.parsed = true;
-    Ok(track(env, dir, w))
-}
-
-#[inline(always)]
-fn same_mac(a: &[u8; 6], b: &[u8; 6]) -> bool {
-    let word = |m: &[u8; 6]| u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], 0, 0]);
-    word(a) == word(b)
+    Ok(track(env, w))
 }
 
 /// An endpoint without an address of the family has none that matches: zero is
@@ -156,11 +150,11 @@ fn is_address_of(ep: &Endpoint, addr: &Addr) -> bool {
     match addr.family {
         Family::V4 => {
             let own = u32::from_ne_bytes(ep.addr4);
-            own != 0 && own == u32::from_ne_bytes(addr.head())
+            own != 0 && own == addr.word()
         }
         Family::V6 => {
-            let own = u128::from_ne_bytes(ep.addr6);
-            own != 0 && own == u128::from_ne_bytes(addr.bytes)
+            let own = Addr::v6(ep.addr6);
+            !own.is_zero() && own == *addr
         }
     }
 }
@@ -170,8 +164,8 @@ fn is_address_of(ep: &Endpoint, addr: &Addr) -> bool {
 fn fragments<E: Env>(env: &E, w: &mut Work) -> Result<(), Reason> {
     let ip = &mut w.ip;
     w.fragment = FragKey {
-        src: ip.src.bytes,
-        dst: ip.dst.bytes,
+        src: ip.src.bytes(),
+        dst: ip.dst.bytes(),
         ifindex: w.ep.ifindex,
         id: ip.fragment_id,
         proto: ip.proto,
@@ -211,39 +205,36 @@ enum Purpose {
     Unrelated = 2,
 }
 
+/// Whether what policy denies passes, and is told.
+#[inline(always)]
+fn audits<E: Env>(env: &E, w: &Work) -> bool {
+    w.ep.flags().has(EndpointFlags::AUDIT) || env.switches().audit
+}
+
 /// The way of an established packet; all others leave it early.
 #[inline(always)]
-fn track<E: Env>(env: &E, dir: Direction, w: &mut Work) -> Reason {
+fn track<E: Env>(env: &E, w: &mut Work) -> Reason {
     if w.ip.kind.any(Kind::ERROR) {
         return error(env, w);
     }
     let Some(entry) = env.flow(Table::Settled, &w.key) else {
         return unsettled(env, w);
     };
+    let (seen, state) = entry.glance();
+    if conntrack::runs_on(state, &w.key, w.ip.kind, w.ep.epoch) && w.now == seen {
+        return Reason::Established;
+    }
+    settled(env, w, entry)
+}
+
+/// A flow in `ct` for which more has to be thought of.
+#[inline(never)]
+fn settled<E: Env>(env: &E, w: &mut Work, entry: E::Entry) -> Reason {
     entry.load(&mut w.value);
-    if w.value.state().tag() != w.key.tag() {
-        return unsettled(env, w);
-    }
-    if conntrack::expired(w.value.state(), w.key.proto, w.value.last_seen, w.now) {
-        // Written where it stands, so that it does not hide its successor.
-        return open(env, w, Table::Settled);
-    }
-    if w.value.last_seen != w.now {
-        entry.touch(w.now);
-    }
-    w.rule = w.value.rule;
-    let old = w.value.state();
-    match conntrack::step(old, w.ip.proto, w.ip.kind, dir, w.ep.epoch) {
-        Step::Pass(next) => {
-            if next != old {
-                // Whoever changed it meanwhile knew as much.
-                entry.exchange(old.0, next.0);
-            }
-            Reason::Established
-        }
-        Step::Drop => Reason::Revoked,
-        Step::Open => open(env, w, Table::Settled),
-        Step::Again(next) => again(env, w, entry, Table::Settled, next),
+    if w.value.state().tag() == w.key.tag() {
+        resume(env, w, entry, Table::Settled)
+    } else {
+        unsettled(env, w)
     }
 }
 
@@ -261,21 +252,29 @@ fn unsettled<E: Env>(env: &E, w: &mut Work) -> Reason {
         },
     };
     entry.load(&mut w.value);
-    if w.value.state().tag() != w.key.tag() {
-        return Reason::Torn;
-    }
-    if conntrack::expired(w.value.state(), w.key.proto, w.value.last_seen, w.now) {
+    if w.value.state().tag() == w.key.tag() { resume(env, w, entry, table) } else { Reason::Torn }
+}
+
+/// A packet that met its flow's entry, of which `w.value` is a copy.
+#[inline(always)]
+fn resume<E: Env>(env: &E, w: &mut Work, entry: E::Entry, table: Table) -> Reason {
+    let old = w.value.state();
+    if conntrack::expired(old, w.key.proto, w.value.last_seen, w.now) {
+        // Written where it stands, so that it does not hide its successor.
         return open(env, w, table);
     }
-    if w.value.last_seen != w.now {
+    let first_of_tick = w.value.last_seen != w.now;
+    if first_of_tick {
         entry.touch(w.now);
     }
     w.rule = w.value.rule;
-    match conntrack::step(w.value.state(), w.ip.proto, w.ip.kind, w.dir, w.ep.epoch) {
+    match conntrack::step(old, w.ip.proto, w.ip.kind, w.dir, w.ep.epoch, audits(env, w)) {
         Step::Pass(next) => {
             settle(env, w, entry, table, next);
             Reason::Established
         }
+        // What policy allows in addition has no epoch of its own.
+        Step::Drop if first_of_tick => again(env, w, entry, table, old.without(CtState::DENIED)),
         Step::Drop => Reason::Revoked,
         Step::Open => open(env, w, table),
         Step::Again(next) => again(env, w, entry, table, next),
@@ -325,7 +324,7 @@ fn error<E: Env>(env: &E, w: &mut Work) -> Reason {
         }
         w.rule = w.value.rule;
         // It moves nothing in its flow and opens none.
-        return match conntrack::step(old, 0, Kind(0), old.direction(), w.ep.epoch) {
+        return match conntrack::step(old, 0, Kind(0), old.direction(), w.ep.epoch, audits(env, w)) {
             Step::Pass(_) => Reason::Related,
             Step::Drop | Step::Open => Reason::Revoked,
             Step::Again(next) => match again(env, w, entry, table, next) {
@@ -392,7 +391,8 @@ fn ask<E: Env>(env: &E, w: &mut Work, entry: Option<E::Entry>) -> Reason {
     w.rule = w.answer.rule;
     w.class = w.answer.class;
     let allowed = w.answer.reason.passes();
-    let audited = !allowed && (w.ep.flags().has(EndpointFlags::AUDIT) || env.switches().audit);
+    // Where no policy stands yet there is none to audit: closed.
+    let audited = !allowed && !matches!(w.answer.reason, Reason::NoRow) && audits(env, w);
     match entry {
         Some(entry) => conclude_again(env, w, entry, allowed, audited),
         None => conclude_new(env, w, allowed, audited),

@@ -8,8 +8,8 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use ebpf_common::abi::{
-    Addr, CidrKey4, CidrKey6, CidrValue, CtKey, CtValue, Endpoint, Family, FragKey, FragValue, PeerKey4,
-    PeerKey6, PeerValue, PortKey, PortValue, Reason, RowKey, RowValue, SlotValue, VipKey, VipValue,
+    Addr, CidrKey4, CidrKey6, CidrValue, CtKey, CtState, CtValue, Endpoint, Family, FragKey, FragValue,
+    PeerKey4, PeerKey6, PeerValue, PortKey, PortValue, Reason, RowKey, RowValue, SlotValue, VipKey, VipValue,
 };
 use ebpf_common::env::{Entry, Env, Switches, Table};
 use ebpf_common::packet::{Facts, Packet};
@@ -27,6 +27,38 @@ static AUDIT_ALL: Global<u8> = Global::new(0);
 /// Headers that are read by direct access: Ethernet, IPv6 and TCP. A packet
 /// ring in the pod sends less of them in the linear area.
 const LINEAR: u32 = 14 + 40 + 20;
+
+/// Loads what need not be aligned from an address and a constant offset. The
+/// compiler would load single bytes; the machines that this runs on load unaligned
+/// words, so the instruction is written out. The bytes have to be readable.
+macro_rules! load_at {
+    ($size:literal, $from:expr, $offset:expr) => {{
+        let word: u64;
+        asm!(
+            concat!("{word} = *(", $size, " *)({from} + {offset})"),
+            from = in(reg) $from,
+            offset = const $offset,
+            word = lateout(reg) word,
+            options(readonly, nostack)
+        );
+        word
+    }};
+}
+
+/// A statement for each index below a constant of at most five: in a loop the
+/// index would be none.
+macro_rules! each {
+    ($count:ident, $i:ident, $work:expr) => {
+        each!(@ $count, $i, $work, 0, 1, 2, 3, 4)
+    };
+    (@ $count:ident, $i:ident, $work:expr, $($index:literal),*) => {
+        const { assert!($count <= 5) };
+        $(if $count > $index {
+            const $i: usize = $index;
+            $work;
+        })*
+    };
+}
 
 /// The socket buffer, and what the verifier needs to be told of it.
 pub(crate) struct Kernel {
@@ -94,6 +126,34 @@ impl Packet for Kernel {
     }
 
     #[inline(always)]
+    fn words<const OFF: usize, const N: usize>(&self) -> Option<[u32; N]> {
+        let data = self.data();
+        if data + OFF + 4 * N > self.data_end() {
+            return None;
+        }
+        let mut words = [0; N];
+        // SAFETY: the range was just checked, in the form that the verifier knows.
+        unsafe {
+            each!(N, I, words[I] = load_at!("u32", data, OFF + 4 * I) as u32);
+        }
+        Some(words)
+    }
+
+    #[inline(always)]
+    fn long_words<const OFF: usize, const N: usize>(&self) -> Option<[u64; N]> {
+        let data = self.data();
+        if data + OFF + 8 * N > self.data_end() {
+            return None;
+        }
+        let mut words = [0; N];
+        // SAFETY: as in `words`.
+        unsafe {
+            each!(N, I, words[I] = load_at!("u64", data, OFF + 8 * I));
+        }
+        Some(words)
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the helper writes N bytes or fails.
@@ -114,12 +174,8 @@ unsafe fn read_unaligned<const N: usize>(address: usize) -> [u8; N] {
     let mut bytes = [0; N];
     let mut at = 0;
     while at + 4 <= N {
-        let word: u64;
         // SAFETY: promised by the caller.
-        unsafe {
-            asm!("{word} = *(u32 *)({from} + 0)", from = in(reg) address + at, word = lateout(reg) word, options(readonly, nostack))
-        };
-        let word = (word as u32).to_ne_bytes();
+        let word = unsafe { load_at!("u32", address + at, 0) as u32 }.to_ne_bytes();
         bytes[at] = word[0];
         bytes[at + 1] = word[1];
         bytes[at + 2] = word[2];
@@ -127,12 +183,8 @@ unsafe fn read_unaligned<const N: usize>(address: usize) -> [u8; N] {
         at += 4;
     }
     while at + 2 <= N {
-        let half: u64;
         // SAFETY: promised by the caller.
-        unsafe {
-            asm!("{half} = *(u16 *)({from} + 0)", from = in(reg) address + at, half = lateout(reg) half, options(readonly, nostack))
-        };
-        let half = (half as u16).to_ne_bytes();
+        let half = unsafe { load_at!("u16", address + at, 0) as u16 }.to_ne_bytes();
         bytes[at] = half[0];
         bytes[at + 1] = half[1];
         at += 2;
@@ -147,9 +199,19 @@ pub(crate) struct Slot(NonNull<CtValue>);
 
 impl Entry for Slot {
     #[inline(always)]
-    fn load(&self, value: &mut CtValue) {
+    fn glance(&self) -> (u32, CtState) {
         // SAFETY: a pointer that a lookup returned stays mapped while the program
         // runs; each field is one aligned access.
+        unsafe {
+            let entry = self.0.as_ptr();
+            let seen = core::ptr::read_volatile(&raw const (*entry).last_seen);
+            (seen, CtState(core::ptr::read_volatile(&raw const (*entry).state)))
+        }
+    }
+
+    #[inline(always)]
+    fn load(&self, value: &mut CtValue) {
+        // SAFETY: as in `glance`.
         unsafe {
             let entry = self.0.as_ptr();
             value.last_seen = core::ptr::read_volatile(&raw const (*entry).last_seen);
@@ -236,7 +298,7 @@ impl Env for Kernel {
     fn peer(&self, addr: &Addr) -> Option<PeerValue> {
         let value: *mut u64 = match addr.family {
             Family::V4 => lookup(&PEER4, &PeerKey4 { addr: addr.head() })?,
-            Family::V6 => lookup(&PEER6, &PeerKey6 { addr: addr.bytes })?,
+            Family::V6 => lookup(&PEER6, &PeerKey6 { addr: addr.bytes() })?,
         };
         Some(PeerValue(copy_words::<u64, 1>(value)[0]))
     }
@@ -245,7 +307,7 @@ impl Env for Kernel {
     fn cidr(&self, addr: &Addr) -> Option<CidrValue> {
         let value: *mut CidrValue = match addr.family {
             Family::V4 => lookup(&CIDR4, &CidrKey4 { prefix_len: 32, addr: addr.head() })?,
-            Family::V6 => lookup(&CIDR6, &CidrKey6 { prefix_len: 128, addr: addr.bytes })?,
+            Family::V6 => lookup(&CIDR6, &CidrKey6 { prefix_len: 128, addr: addr.bytes() })?,
         };
         // SAFETY: nodes of a trie are replaced whole and freed after the program.
         Some(unsafe { *value })

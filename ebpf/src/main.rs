@@ -44,7 +44,7 @@ fn run(ctx: &TcContext, dir: Direction) -> i32 {
     let work = unsafe { &mut *work };
     let kernel = Kernel::new(ctx.skb.skb);
     let reason = decide(&kernel, dir, work);
-    report::count(&kernel, reason, work);
+    report::count(&kernel, dir, reason, work);
     if reason.passes() { TC_PASS } else { TC_DROP }
 }
 

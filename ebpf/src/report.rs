@@ -1,7 +1,7 @@
 //! Counters and events: what user space learns of a packet.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ringbuf_output};
-use ebpf_common::abi::{Control, Counter, CtKey, Event, Reason, stat_index};
+use ebpf_common::abi::{Control, Counter, CtKey, Direction, Event, LOST_EVENTS, Reason, stat_index};
 use ebpf_common::env::Env;
 use ebpf_common::verdict::Work;
 
@@ -10,9 +10,9 @@ use crate::maps::{CONTROL, EVENTS, RULEHITS, STATS, lookup};
 
 /// Counts a packet by its reason and its rule, and reports it if somebody listens.
 #[inline(always)]
-pub(crate) fn count(kernel: &Kernel, reason: Reason, work: &Work) {
+pub(crate) fn count(kernel: &Kernel, dir: Direction, reason: Reason, work: &Work) {
     let len = u64::from(work.facts.len);
-    if let Some(counter) = lookup::<_, _, Counter>(&STATS, &stat_index(work.dir, reason)) {
+    if let Some(counter) = lookup::<_, _, Counter>(&STATS, &stat_index(dir, reason)) {
         add(counter, len);
     }
     if work.judged
@@ -57,7 +57,7 @@ fn report(kernel: &Kernel, reason: Reason, work: &Work) {
     let key = if work.parsed { &work.key } else { &CtKey::NONE };
     let event = Event {
         time_ns: kernel.now_ns(),
-        peer: key.peer,
+        peer: key.peer_addr().bytes(),
         ifindex: work.facts.ifindex,
         rule: work.rule,
         class: work.class,
@@ -71,9 +71,9 @@ fn report(kernel: &Kernel, reason: Reason, work: &Work) {
         slot: work.slot,
         pad: 0,
     };
-    // A full ring loses the event, which the counters still hold.
+    // A full ring loses the event, which is counted like its packet.
     // SAFETY: the record is as long as said, and the map is a ring buffer.
-    let _ = unsafe {
+    let refused = unsafe {
         bpf_ringbuf_output(
             core::ptr::from_ref(&EVENTS).cast_mut().cast(),
             core::ptr::from_ref(&event).cast_mut().cast(),
@@ -81,4 +81,9 @@ fn report(kernel: &Kernel, reason: Reason, work: &Work) {
             0,
         )
     };
+    if refused != 0
+        && let Some(counter) = lookup::<_, _, Counter>(&STATS, &LOST_EVENTS)
+    {
+        add(counter, u64::from(work.facts.len));
+    }
 }

@@ -1,39 +1,30 @@
 //! Check words.
 //!
-//! A sum of words, each times an odd constant of its own: the products do not
-//! wait for one another, and one changed word always changes the sum. This
-//! detects values torn by concurrent writes; it is no defence against forgery,
-//! for which a writer would need the map anyway.
+//! A product over all words, each added by exclusive or before the next
+//! multiplication: one changed word always changes the product. This detects
+//! values torn by concurrent writes; it is no defence against forgery, for which
+//! a writer would need the map anyway.
 
-/// Odd multipliers: the fractional parts of square roots of primes, made odd.
-const FACTORS: [u64; 9] = [
-    0x6a09_e667_f3bc_c909,
-    0xbb67_ae85_84ca_a73b,
-    0x3c6e_f372_fe94_f82b,
-    0xa54f_f53a_5f1d_36f1,
-    0x510e_527f_ade6_82d1,
-    0x9b05_688c_2b3e_6c1f,
-    0x1f83_d9ab_fb41_bd6b,
-    0x5be0_cd19_137e_2179,
-    0xcbbb_9d5d_c105_9ed9,
-];
+/// Odd, so that a multiplication loses nothing: 2^64 by the golden ratio.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+/// What it begins with, so that an entry of zeros does not verify.
+const BEGIN: u64 = 0x6a09_e667_f3bc_c909;
 
-/// The check word over a key and up to eight words of value.
+/// The check word over a key and words of value.
 #[inline(always)]
 #[must_use]
 pub fn mix64<const N: usize>(key: u64, words: &[u64; N]) -> u64 {
-    const { assert!(N < FACTORS.len()) };
-    // One is added so that an entry of zeros does not verify.
-    let mut sum = key.wrapping_add(1).wrapping_mul(FACTORS[8]);
+    let mut product = (key ^ BEGIN).wrapping_mul(FACTOR);
     let mut i = 0;
     while i < N {
-        sum = sum.wrapping_add(words[i].wrapping_mul(FACTORS[i]));
+        product = (product ^ words[i]).wrapping_mul(FACTOR);
         i += 1;
     }
-    sum
+    product
 }
 
-/// The upper half of [`mix64`]: all bits of the words reach it.
+/// The upper half of [`mix64`]. A multiplication carries upwards only, so that all
+/// bits of the words reach the highest bit, and some no other.
 #[inline(always)]
 #[must_use]
 pub fn mix32<const N: usize>(key: u64, words: &[u64; N]) -> u32 {

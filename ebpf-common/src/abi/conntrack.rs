@@ -5,21 +5,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::address::{Addr, Family};
 use super::check::mix64;
 use super::count::Direction;
-use super::peer::halves;
 
 /// Key of `ct` and `ct_new`, from the pod's view. The pod's own address is not
 /// part of it: the anti-spoofing check leaves one per interface and family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CtKey {
-    /// The other end, network order; IPv4 fills the first four bytes.
-    pub peer: [u8; 16],
-    /// The pod's host interface.
-    pub ifindex: u32,
+    /// The other end, network order, four bytes at a time; IPv4 fills the first.
+    pub peer: [u32; 4],
     /// The pod's port. ICMP echo: the identifier of requests that the pod sends.
     pub pod_port: u16,
     /// The other end's port. ICMP echo: the identifier of requests to the pod.
     pub peer_port: u16,
+    /// The pod's host interface.
+    pub ifindex: u32,
     /// IP protocol number.
     pub proto: u8,
     /// 4 or 6.
@@ -28,43 +27,48 @@ pub struct CtKey {
     pub pad: [u8; 2],
 }
 
+/// A key in the pieces by which it is written and read: the processor waits where
+/// it reads at once what it wrote in parts.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C, packed(4))]
+struct Words {
+    long: [u64; 3],
+    last: u32,
+}
+
 impl CtKey {
     /// No flow's key.
     pub const NONE: Self =
-        Self { peer: [0; 16], ifindex: 0, pod_port: 0, peer_port: 0, proto: 0, family: 0, pad: [0; 2] };
+        Self { peer: [0; 4], ifindex: 0, pod_port: 0, peer_port: 0, proto: 0, family: 0, pad: [0; 2] };
 
     /// The key of a flow.
     #[inline(always)]
     #[must_use]
     pub fn new(ifindex: u32, peer: &Addr, pod_port: u16, peer_port: u16, proto: u8) -> Self {
-        Self {
-            peer: peer.bytes,
-            ifindex,
-            pod_port,
-            peer_port,
-            proto,
-            family: peer.family.version(),
-            pad: [0; 2],
-        }
+        let ports: u32 = zerocopy::transmute!([pod_port, peer_port]);
+        let [a, b] = peer.words();
+        let owner = u64::from_ne_bytes(zerocopy::transmute!([ports, ifindex]));
+        let last = u32::from_ne_bytes([proto, peer.family.version(), 0, 0]);
+        zerocopy::transmute!(Words { long: [a, b, owner], last })
     }
 
     /// Fifteen bits that tell when an element has become another flow's.
     #[inline(always)]
     #[must_use]
     pub fn tag(&self) -> u16 {
-        let [a, b] = halves(&self.peer);
-        let ports =
-            u64::from(self.ifindex) << 32 | u64::from(self.pod_port) << 16 | u64::from(self.peer_port);
-        let kind = u64::from(self.proto) | u64::from(self.family) << 8;
-        (mix64(kind, &[a, b, ports]) >> 48) as u16 & CtState::TAG_MASK
+        let Words { long, last } = zerocopy::transmute!(*self);
+        (mix64(last.into(), &long) >> 49) as u16
     }
 
     /// The peer's address.
     #[inline(always)]
     #[must_use]
     pub fn peer_addr(&self) -> Addr {
-        let family = if self.family == Family::V4.version() { Family::V4 } else { Family::V6 };
-        Addr { family, bytes: self.peer }
+        if self.family == Family::V4.version() {
+            Addr::of_word(self.peer[0])
+        } else {
+            Addr::of_words(zerocopy::transmute!(self.peer))
+        }
     }
 }
 
@@ -101,7 +105,9 @@ pub struct CtState(pub u64);
 impl CtState {
     /// Mask of [`CtKey::tag`].
     pub const TAG_MASK: u16 = 0x7fff;
-    const TAG_SHIFT: u32 = 32;
+    pub(crate) const TAG_SHIFT: u32 = 32;
+    /// Mask of both.
+    pub(crate) const EPOCH_AND_TAG: u64 = 0x7fff_ffff_ffff;
     const ORIGIN_SHIFT: u32 = 48;
     const PATH_SHIFT: u32 = 50;
 
@@ -270,5 +276,21 @@ mod tests {
                 assert_eq!(set.without(all).with_epoch(u32::MAX), state);
             }
         }
+    }
+
+    #[test]
+    fn every_bit_of_a_key_is_in_its_tag() {
+        use zerocopy::{FromBytes, IntoBytes};
+        let key = CtKey::new(7, &Addr::v6([0x20; 16]), 1024, 80, 6);
+        // The pad is no part of any key.
+        for bit in 0..26 * 8 {
+            let mut bytes = [0; 28];
+            bytes.copy_from_slice(key.as_bytes());
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let other = CtKey::read_from_bytes(&bytes).expect("as long as a key");
+            assert_ne!(other.tag(), key.tag(), "bit {bit}");
+        }
+        assert_eq!(key.peer_addr(), Addr::v6([0x20; 16]));
+        assert_eq!((key.ifindex, key.pod_port, key.peer_port, key.proto, key.family), (7, 1024, 80, 6, 6));
     }
 }

@@ -112,6 +112,9 @@ const REASONS: u32 = 64;
 /// Entries of `stats`.
 pub const STATS_LEN: u32 = 2 * REASONS;
 
+/// The index in `stats` of events that found no room in the ring; a packet's own index is counted beside it.
+pub const LOST_EVENTS: u32 = REASONS - 1;
+
 /// The index in `stats` of a direction and reason.
 #[inline(always)]
 #[must_use]
@@ -146,6 +149,7 @@ mod tests {
             assert!(labels.insert(reason.label()));
             for dir in [Direction::In, Direction::Out] {
                 assert!(stat_index(dir, reason) < STATS_LEN);
+                assert_ne!(stat_index(dir, reason), LOST_EVENTS);
                 assert!(indexes.insert(stat_index(dir, reason)));
             }
         }

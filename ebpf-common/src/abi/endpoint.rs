@@ -93,6 +93,15 @@ impl Endpoint {
         mix64(u64::from(slot), &[words[0], words[1], words[2], words[3], words[4], words[5], words[6]])
     }
 
+    /// The hardware address as a number.
+    #[inline(always)]
+    #[must_use]
+    pub fn mac_number(&self) -> u64 {
+        let words: [u32; 16] = zerocopy::transmute!(*self);
+        let halves: [u16; 32] = zerocopy::transmute!(*self);
+        u64::from(u32::from_be(words[11])) << 16 | u64::from(u16::from_be(halves[24]))
+    }
+
     /// The flags.
     #[inline(always)]
     #[must_use]
@@ -137,5 +146,11 @@ mod tests {
         assert!(!Endpoint { set_in: 2, ..a }.verify(3));
         assert!(!Endpoint { mac: [1; 6], ..a }.verify(3));
         assert!(!Endpoint::EMPTY.verify(0));
+    }
+
+    #[test]
+    fn a_hardware_address_is_a_number() {
+        let pod = Endpoint { addr4: [9; 4], mac: [2, 0xf0, 0, 0, 0x81, 7], pad: [8; 2], ..Endpoint::EMPTY };
+        assert_eq!(pod.mac_number(), 0x02f0_0000_8107);
     }
 }

@@ -2,8 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::address::halves;
 use super::check::mix32;
-use super::peer::halves;
 
 /// Key of `frag`. The pod's interface and the direction are part of it: one
 /// pod's fragments never speak for another's.

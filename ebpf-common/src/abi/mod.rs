@@ -26,7 +26,7 @@ pub use address::{Addr, Family};
 pub use check::{mix32, mix64};
 pub use conntrack::{CtKey, CtState, CtValue, Origin, Path};
 pub use control::{Control, Meta};
-pub use count::{Counter, Direction, Reason, STATS_LEN, stat_index};
+pub use count::{Counter, Direction, LOST_EVENTS, Reason, STATS_LEN, stat_index};
 pub use endpoint::{Endpoint, EndpointFlags, SlotValue};
 pub use event::{EVENT_LEN, Event};
 pub use fragment::{FragKey, FragValue};
@@ -38,7 +38,7 @@ pub use vip::{VipKey, VipValue};
 
 /// The version of all layouts here together. It stands in the pinned `meta`
 /// map and in the pin directory's name: maps of another version are never used.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// How often a torn value is looked up again before the packet is dropped.
 pub const READ_ATTEMPTS: u32 = 3;

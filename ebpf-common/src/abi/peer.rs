@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::address::halves;
 use super::check::mix64;
 
 /// Key of `peer4`: an IPv4 address in network order.
@@ -33,22 +34,14 @@ const TAG_MASK: u64 = 0x7fff_ffff << 32;
 
 #[inline(always)]
 fn tag4(addr: [u8; 4]) -> u64 {
-    mix64(4, &[u64::from(u32::from_ne_bytes(addr))]) & TAG_MASK
+    mix64(4, &[u64::from(u32::from_ne_bytes(addr))]) >> 1 & TAG_MASK
 }
 
 #[inline(always)]
 fn tag6(addr: &[u8; 16]) -> u64 {
     let [a, b] = halves(addr);
-    mix64(6, &[a, b]) & TAG_MASK
-}
-
-/// Both halves of sixteen bytes, in the host's order.
-#[inline(always)]
-pub(super) fn halves(b: &[u8; 16]) -> [u64; 2] {
-    [
-        u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-        u64::from_ne_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
-    ]
+    // The highest bit is the only one that all bits of the address reach.
+    mix64(6, &[a, b]) >> 1 & TAG_MASK
 }
 
 impl PeerValue {
@@ -205,6 +198,20 @@ mod tests {
         addr[0] = 1;
         assert!(!value.verify6(&addr));
         assert!(!PeerValue(0).verify4([0; 4]));
+    }
+
+    #[test]
+    fn every_bit_of_an_address_is_in_its_tag() {
+        let (four, six) = ([10, 0, 0, 1], [0x20; 16]);
+        for bit in 0..128 {
+            let (mut other4, mut other6) = (four, six);
+            other6[bit / 8] ^= 1 << (bit % 8);
+            assert!(!PeerValue::new6(six, 1).verify6(&other6), "bit {bit}");
+            if bit < 32 {
+                other4[bit / 8] ^= 1 << (bit % 8);
+                assert!(!PeerValue::new4(four, 1).verify4(other4), "bit {bit}");
+            }
+        }
     }
 
     #[test]

@@ -4,9 +4,8 @@ use core::net::IpAddr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::address::Addr;
+use super::address::{Addr, halves};
 use super::check::mix32;
-use super::peer::halves;
 
 /// Key of `vip`: a cluster IP, external IP, or a node's address with a node
 /// port or host port.
@@ -34,7 +33,7 @@ impl VipKey {
     #[inline(always)]
     #[must_use]
     pub fn of(addr: &Addr, port: u16, proto: u8) -> Self {
-        Self { addr: addr.bytes, port, proto, family: addr.family.version() }
+        Self { addr: addr.bytes(), port, proto, family: addr.family.version() }
     }
 
     #[inline(always)]

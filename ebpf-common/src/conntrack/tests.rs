@@ -1,6 +1,11 @@
 //! One case a line: state, packet, direction, what it does.
 
+use std::vec;
+
+use proptest::prelude::*;
+
 use super::*;
+use crate::abi::Addr;
 
 const EPOCH: u32 = 7;
 
@@ -10,7 +15,7 @@ fn state(dir: Direction, bits: u64) -> CtState {
 
 #[track_caller]
 fn check(state: CtState, number: u8, kind: u16, dir: Direction, expected: Step) {
-    assert_eq!(step(state, number, Kind(kind), dir, EPOCH), expected);
+    assert_eq!(step(state, number, Kind(kind), dir, EPOCH, false), expected);
 }
 
 #[test]
@@ -71,6 +76,24 @@ fn another_epoch_judges_once_in_the_original_direction() {
 }
 
 #[test]
+fn audit_that_begins_or_ends_judges_again() {
+    use Direction::{In, Out};
+    let (denied, audited) = (state(Out, CtState::DENIED), state(Out, CtState::AUDITED));
+    let clean = state(Out, CtState::SEEN_REPLY);
+    let cases = [
+        (denied, true, Step::Again(clean)),
+        (denied, false, Step::Drop),
+        (audited, true, Step::Pass(audited.with(CtState::SEEN_REPLY))),
+        (audited, false, Step::Again(clean)),
+        (clean, true, Step::Pass(clean)),
+        (clean, false, Step::Pass(clean)),
+    ];
+    for (state, audit, expected) in cases {
+        assert_eq!(step(state, proto::UDP, Kind(0), In, EPOCH, audit), expected, "{state:?} {audit}");
+    }
+}
+
+#[test]
 fn ages_follow_protocol_and_state() {
     let cases = [
         (0, proto::TCP, age::HANDSHAKE),
@@ -97,4 +120,34 @@ fn ticks_are_a_little_longer_than_seconds() {
     assert_eq!(tick(1_073_741_824), 1);
     assert_eq!(ticks(120), 111);
     assert_eq!(ticks(86_400), 80_466);
+}
+
+proptest! {
+    /// The quick answer is that of the whole rule, and given to what settled flows are made of.
+    #[test]
+    fn what_runs_on_passes_unchanged(
+        bits in any::<u64>(),
+        near in any::<bool>(),
+        number in prop::sample::select(vec![proto::TCP, proto::UDP, proto::ICMP, proto::SCTP, 47]),
+        kind in 0..16_u16,
+        epoch in 0..3_u32,
+        out in any::<bool>(),
+        audit in any::<bool>(),
+    ) {
+        let key = CtKey::new(4, &Addr::v4([10, 0, 0, 1]), 1, 80, number);
+        let dir = if out { Direction::Out } else { Direction::In };
+        let marks = if near { bits & (0x3f << 50 | CtState::FROM_POD) } else { bits };
+        let state = if near {
+            CtState::new(key.tag(), 1, Direction::In, Origin::Outside).with(marks)
+        } else {
+            CtState(bits)
+        };
+        let passes = step(state, number, Kind(kind), dir, epoch, audit) == Step::Pass(state);
+        if runs_on(state, &key, Kind(kind), epoch) {
+            prop_assert!(passes && state.tag() == key.tag());
+        }
+        let settled = CtState::SEEN_REPLY | if number == proto::TCP { CtState::ESTABLISHED } else { 0 };
+        let clean = CtState::new(key.tag(), epoch, dir, Origin::Endpoint).with(settled);
+        prop_assert!(runs_on(clean, &key, Kind(0), epoch));
+    }
 }

@@ -1,10 +1,13 @@
 //! IPv4: header length, options, total length and fragments.
 
-use super::{ETH_LEN, Ip, Kind, be16, transport};
+use super::{ETH_LEN, Ip, Kind, transport};
 use crate::abi::{Addr, Reason};
 use crate::packet::Packet;
 
 const MIN_HEADER: u32 = 20;
+/// In the second word of the header.
+const MORE_FRAGMENTS: u32 = 0x2000;
+const OFFSET: u32 = 0x1fff;
 /// Options are followed up to this many; forty bytes could hold forty of them,
 /// but nothing sends more than a few.
 const MAX_OPTIONS: u32 = 12;
@@ -15,12 +18,13 @@ const OPTION_STRICT_ROUTE: u8 = 137;
 
 #[inline(always)]
 pub(super) fn parse<P: Packet>(packet: &P, len: u32, ip: &mut Ip) -> Result<(), Reason> {
-    let h = packet.head::<14, 20>().ok_or(Reason::Truncated)?;
-    if h[0] >> 4 != 4 {
+    let [length, fragment, protocol, src, dst] = packet.words::<14, 5>().ok_or(Reason::Truncated)?;
+    let length = u32::from_be(length);
+    if length >> 28 != 4 {
         return Err(Reason::Malformed);
     }
-    let header_len = u32::from(h[0] & 0xf) * 4;
-    let total_len = u32::from(be16(h[2], h[3]));
+    let header_len = (length >> 24 & 0xf) * 4;
+    let total_len = length & 0xffff;
     if header_len < MIN_HEADER || total_len < header_len {
         return Err(Reason::Malformed);
     }
@@ -28,33 +32,39 @@ pub(super) fn parse<P: Packet>(packet: &P, len: u32, ip: &mut Ip) -> Result<(), 
     if end > len {
         return Err(Reason::Truncated);
     }
-    let payload = ETH_LEN + header_len;
-    if header_len > MIN_HEADER {
-        check_options(packet, payload)?;
-    }
-
-    let fragment = be16(h[6], h[7]);
-    let offset = u32::from(fragment & 0x1fff) * 8;
-    let more = fragment & 0x2000 != 0;
-    let mut kind = Kind(0);
-    if offset != 0 {
-        kind = kind.with(Kind::LATER_FRAGMENT);
-    } else if more {
-        kind = kind.with(Kind::FIRST_FRAGMENT);
-    }
+    let fragment = u32::from_be(fragment);
+    let [hop_limit, proto, ..] = protocol.to_ne_bytes();
     *ip = Ip {
-        src: Addr::v4([h[12], h[13], h[14], h[15]]),
-        dst: Addr::v4([h[16], h[17], h[18], h[19]]),
-        proto: h[9],
-        hop_limit: h[8],
+        src: Addr::of_word(src),
+        dst: Addr::of_word(dst),
+        proto,
+        hop_limit,
         icmp_type: 0,
-        kind,
+        kind: Kind(0),
         src_port: 0,
         dst_port: 0,
-        fragment_id: u32::from(be16(h[4], h[5])),
-        payload,
+        fragment_id: fragment >> 16,
+        payload: ETH_LEN + header_len,
         end,
     };
+    if header_len == MIN_HEADER && fragment & (MORE_FRAGMENTS | OFFSET) == 0 {
+        return transport::parse_at::<P, 34>(packet, ip);
+    }
+    long_or_fragment(packet, fragment, ip)
+}
+
+/// A header with options, or a fragment.
+#[inline(never)]
+fn long_or_fragment<P: Packet>(packet: &P, fragment: u32, ip: &mut Ip) -> Result<(), Reason> {
+    if ip.payload > ETH_LEN + MIN_HEADER {
+        check_options(packet, ip.payload)?;
+    }
+    let offset = (fragment & OFFSET) * 8;
+    if offset != 0 {
+        ip.kind = ip.kind.with(Kind::LATER_FRAGMENT);
+    } else if fragment & MORE_FRAGMENTS != 0 {
+        ip.kind = ip.kind.with(Kind::FIRST_FRAGMENT);
+    }
     transport::parse(packet, ip, offset)
 }
 

@@ -1,7 +1,7 @@
 //! IPv6: payload length and extension headers.
 
 use super::{ETH_LEN, Ip, Kind, be16, transport};
-use crate::abi::{Addr, Reason};
+use crate::abi::{Addr, Reason, proto};
 use crate::packet::Packet;
 
 const HEADER: u32 = 40;
@@ -37,35 +37,45 @@ impl Walked {
 
 #[inline(always)]
 pub(super) fn parse<P: Packet>(packet: &P, len: u32, ip: &mut Ip) -> Result<(), Reason> {
-    let h = packet.head::<14, 8>().ok_or(Reason::Truncated)?;
-    if h[0] >> 4 != 6 {
+    let [first, src_head, src_tail, dst_head, dst_tail] =
+        packet.long_words::<14, 5>().ok_or(Reason::Truncated)?;
+    let first = u64::from_be(first);
+    if first >> 60 != 6 {
         return Err(Reason::Malformed);
     }
-    ip.end = ETH_LEN + HEADER + u32::from(be16(h[4], h[5]));
+    ip.end = ETH_LEN + HEADER + (first as u32 >> 16);
     if ip.end > len {
         return Err(Reason::Truncated);
     }
-    ip.src = Addr::v6(packet.head::<22, 16>().ok_or(Reason::Truncated)?);
-    ip.dst = Addr::v6(packet.head::<38, 16>().ok_or(Reason::Truncated)?);
-    ip.proto = h[6];
-    ip.hop_limit = h[7];
+    ip.src = Addr::of_words([src_head, src_tail]);
+    ip.dst = Addr::of_words([dst_head, dst_tail]);
+    ip.proto = (first >> 8) as u8;
+    ip.hop_limit = first as u8;
     ip.icmp_type = 0;
     ip.kind = Kind(0);
     ip.src_port = 0;
     ip.dst_port = 0;
     ip.fragment_id = 0;
     ip.payload = ETH_LEN + HEADER;
-    let mut offset = 0;
-    if is_extension(ip.proto) {
-        let mut walked = Walked { proto: ip.proto, payload: ip.payload, end: ip.end, ..Walked::START };
-        walk(packet, &mut walked)?;
-        ip.proto = walked.proto;
-        ip.payload = walked.payload;
-        ip.kind = walked.kind;
-        ip.fragment_id = walked.fragment_id;
-        offset = walked.fragment_offset;
+    if matches!(ip.proto, proto::TCP | proto::UDP) {
+        return transport::parse_at::<P, 54>(packet, ip);
     }
-    transport::parse(packet, ip, offset)
+    other(packet, ip)
+}
+
+/// What is neither TCP nor UDP, or stands behind extension headers.
+#[inline(never)]
+fn other<P: Packet>(packet: &P, ip: &mut Ip) -> Result<(), Reason> {
+    if !is_extension(ip.proto) {
+        return transport::parse(packet, ip, 0);
+    }
+    let mut walked = Walked { proto: ip.proto, payload: ip.payload, end: ip.end, ..Walked::START };
+    walk(packet, &mut walked)?;
+    ip.proto = walked.proto;
+    ip.payload = walked.payload;
+    ip.kind = walked.kind;
+    ip.fragment_id = walked.fragment_id;
+    transport::parse(packet, ip, walked.fragment_offset)
 }
 
 /// Whether the number is an extension header that this walk follows or refuses.

@@ -1,7 +1,7 @@
 //! What speaks for the link itself: ARP, neighbour and listener discovery.
 
 use super::{Ip, Kind};
-use crate::abi::{Direction, Endpoint, Reason};
+use crate::abi::{Addr, Direction, Endpoint, Reason};
 use crate::packet::Packet;
 
 const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 0x08, 0, 6, 4];
@@ -76,15 +76,15 @@ fn neighbor<P: Packet>(
     if matches!(dir, Direction::In) {
         return if ingress_ifindex == 0 && target_at != 0 { Ok(Reason::Link) } else { Err(Reason::Neighbor) };
     }
-    let unspecified = ip.src.bytes == [0; 16];
-    if !(unspecified || is_own(&ip.src.bytes, ep)) {
+    let unspecified = ip.src.is_zero();
+    if !(unspecified || is_own(&ip.src, ep)) {
         return Err(Reason::Neighbor);
     }
     if target_at != 0 {
         let target = packet.load::<16>(target_at).ok_or(Reason::Truncated)?;
         // An advertisement, and a probe for a duplicate, speak of their target.
         let speaks_of_target = ip.icmp_type == NEIGHBOR_ADVERTISEMENT || unspecified;
-        if speaks_of_target && !is_own(&target, ep) {
+        if speaks_of_target && !is_own(&Addr::v6(target), ep) {
             return Err(Reason::Neighbor);
         }
     }
@@ -116,9 +116,10 @@ fn check_nd_options<P: Packet>(packet: &P, mut at: u32, end: u32, ep: &Endpoint)
 /// Listener reports stay on the link and bind nobody but the pod.
 #[inline(always)]
 fn check_listener(dir: Direction, ep: &Endpoint, ip: &Ip, ingress_ifindex: u32) -> Result<Reason, Reason> {
-    let link_scope = ip.dst.bytes[0] == 0xff && ip.dst.bytes[1] & 0xf == 2;
+    let [scheme, scope, ..] = ip.dst.head();
+    let link_scope = scheme == 0xff && scope & 0xf == 2;
     let known_source = match dir {
-        Direction::Out => ip.src.bytes == [0; 16] || is_own(&ip.src.bytes, ep),
+        Direction::Out => ip.src.is_zero() || is_own(&ip.src, ep),
         Direction::In => ingress_ifindex == 0,
     };
     if ip.hop_limit == 1 && link_scope && known_source && !ip.kind.any(Kind::FRAGMENT_HEADER) {
@@ -131,6 +132,7 @@ fn check_listener(dir: Direction, ep: &Endpoint, ip: &Ip, ingress_ifindex: u32) 
 /// The pod's address, or any link-local one: its link has no other member than
 /// the node, so that there is nobody to speak for.
 #[inline(always)]
-fn is_own(addr: &[u8; 16], ep: &Endpoint) -> bool {
-    (addr == &ep.addr6 && ep.addr6 != [0; 16]) || (addr[0] == 0xfe && addr[1] & 0xc0 == 0x80)
+fn is_own(addr: &Addr, ep: &Endpoint) -> bool {
+    let [first, second, ..] = addr.head();
+    (*addr == Addr::v6(ep.addr6) && !addr.is_zero()) || (first == 0xfe && second & 0xc0 == 0x80)
 }

@@ -131,10 +131,12 @@ pub fn parse_ipv6<P: Packet>(packet: &P, len: u32, ip: &mut Ip) -> Result<(), Re
     ipv6::parse(packet, len, ip)
 }
 
-/// The source hardware address.
+/// The source hardware address as a number.
 #[inline(always)]
-pub fn source_mac<P: Packet>(packet: &P) -> Option<[u8; 6]> {
-    packet.head::<6, 6>()
+pub fn source_mac<P: Packet>(packet: &P) -> Option<u64> {
+    // With the last two bytes of the destination before it.
+    let [word] = packet.long_words::<4, 1>()?;
+    Some(u64::from_be(word) & 0xffff_ffff_ffff)
 }
 
 #[inline(always)]

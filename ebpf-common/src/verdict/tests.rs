@@ -15,6 +15,10 @@ use crate::env::Table;
 use crate::frame::Frame;
 use crate::host::Host;
 
+mod again;
+mod guards;
+mod meanwhile;
+
 use Direction::{In, Out};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -157,6 +161,8 @@ fn a_set_without_rows_denies() {
     let mut host = world(ISOLATED);
     host.row.clear();
     assert_eq!(out(&host, &tcp(a4(), 1, remote(), 80, SYN)), Reason::NoRow);
+    host.switches.audit = true;
+    assert_eq!(out(&host, &tcp(a4(), 1, remote(), 80, SYN)), Reason::NoRow, "there is nothing to audit yet");
 }
 
 #[test]
@@ -343,6 +349,21 @@ fn the_own_node_is_open_but_for_its_service_ports() {
 }
 
 #[test]
+fn the_own_node_is_closed_where_a_row_of_its_own_class_says_so() {
+    let mut host = world(ISOLATED);
+    put_peer(&mut host, node(), PeerValue::new(node(), 8).local_node());
+    assert_eq!(out(&host, &tcp(a4(), 1, node(), 81, SYN)), Reason::ToNode, "what holds for all is not asked");
+    host.row.insert(RowKey { set: 1, class: 8 }, RowValue { profile: 9, rule: 41 });
+    assert_eq!(out(&host, &tcp(a4(), 2, node(), 80, SYN)), Reason::ToNode);
+    let bytes = tcp(a4(), 2, node(), 81, SYN).bytes();
+    let denied = host.run(Out, &bytes, Host::facts(&bytes, A, A));
+    assert_eq!((denied.reason, denied.rule, denied.class), (Reason::Policy, 44, 8));
+    assert_eq!(into(&host, 0, &tcp(node(), 3, a4(), 81, SYN)), Reason::LocalNode, "its probes go on");
+    host.row.insert(RowKey { set: 1, class: 8 }, RowValue { profile: 1, rule: 43 });
+    assert_eq!(out(&host, &tcp(a4(), 2, node(), 81, SYN)), Reason::ToNode);
+}
+
+#[test]
 fn nobody_speaks_for_somebody_else() {
     let host = world(0);
     assert_eq!(out(&host, &tcp(b4(), 1, remote(), 80, SYN)), Reason::Spoofed);
@@ -510,6 +531,21 @@ fn audit_tells_and_lets_pass() {
     assert_eq!(into(&host, ETH0, &tcp(remote(), 81, a4(), 1, SYN_ACK)), Reason::Established);
     bump(&mut host, 2, ISOLATED);
     assert_eq!(out(&host, &tcp(a4(), 1, remote(), 81, ACK)), Reason::Revoked, "audit is over");
+}
+
+#[test]
+fn audit_of_the_node_begins_and_ends_for_flows_that_run() {
+    let mut host = world(ISOLATED);
+    open_from_remote(&host);
+    let on = tcp(remote(), 5000, a4(), 80, ACK);
+    host.row.insert(RowKey { set: 1, class: 5 }, RowValue { profile: 0, rule: 41 });
+    bump(&mut host, 2, ISOLATED);
+    assert_eq!(into(&host, ETH0, &on), Reason::Revoked);
+    host.switches.audit = true;
+    assert_eq!(into(&host, ETH0, &on), Reason::Audited);
+    assert_eq!(out(&host, &tcp(a4(), 80, remote(), 5000, ACK)), Reason::Established);
+    host.switches.audit = false;
+    assert_eq!(into(&host, ETH0, &on), Reason::Revoked);
 }
 
 #[test]

@@ -1,14 +1,24 @@
 //! What an operator types on the node: the questions that a running agent answers.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+mod client;
+mod flows;
+mod policy;
+
+use std::net::SocketAddr;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
+use client::ask;
+
+pub use flows::FlowsQuestion;
+pub use policy::{Policy, PolicyQuestion};
+
 /// The node agent: a warm pool of VPC addresses, pod wiring, and NetworkPolicy in eBPF.
+///
+/// Without a command it serves its node. Every other command but install and uninstall asks the agent that runs on this
+/// node, and changes nothing.
 #[derive(Debug, Parser)]
 #[command(name = "tidepool-agent", version)]
 pub struct Arguments {
@@ -39,38 +49,21 @@ pub enum Command {
     Endpoints(Target),
     /// The configuration in force.
     Config(Target),
-    /// Policies in force on this node.
-    Policy {
-        /// Where the agent answers.
-        #[command(flatten)]
-        target: Target,
-        /// What to ask about policy.
-        #[command(subcommand)]
-        question: PolicyQuestion,
-    },
-}
-
-/// Questions about policy.
-#[derive(Debug, Subcommand)]
-pub enum PolicyQuestion {
-    /// Each local pod with its sets.
-    List,
-    /// Which rule of which policy allows or denies a connection.
-    Explain {
-        /// `namespace/pod`.
-        from: String,
-        /// `namespace/pod` or an address.
-        to: String,
-        /// `port/protocol`, such as 8080/TCP.
-        port: String,
-    },
+    /// Policies in force on this node, and what decides about a connection.
+    Policy(Policy),
+    /// Denied packets, and some of the flows that are allowed, as they come.
+    ///
+    /// Each line: time (UTC), verdict, direction as seen from the pod of this node, who talks to whom, and why. The
+    /// reason is that of tidepool_packets_total; behind it stands the rule that decided, or the policy that isolates the
+    /// pod where no rule allows. The kernel programs write nothing while nobody looks.
+    Flows(FlowsQuestion),
 }
 
 /// Where a running agent answers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Target {
     /// The agent's HTTP address.
-    #[arg(long, env = "TIDEPOOL_METRICS_ADDR", default_value = "127.0.0.1:61680")]
+    #[arg(long, global = true, env = "TIDEPOOL_METRICS_ADDR", default_value = "127.0.0.1:61680")]
     address: SocketAddr,
 }
 
@@ -83,30 +76,30 @@ impl Command {
     pub fn ask(&self) -> anyhow::Result<()> {
         let (target, path) = match self {
             Self::Run | Self::Install | Self::Uninstall { .. } => bail!("this command asks nothing"),
+            Self::Policy(policy) => return policy.ask(),
+            Self::Flows(flows) => return flows.ask(),
             Self::Status(target) => {
-                let (_, body) = get(target.address, "/readyz")?;
+                let (_, body) = ask(target.address, "/readyz")?.whole()?;
                 print!("{body}");
                 // An agent that is starting has no such page yet.
-                if let (200, body) = get(target.address, "/debug/pool")? {
+                if let (200, body) = ask(target.address, "/debug/pool")?.whole()? {
                     let pool = serde_json::from_str(&body).context("the agent's answer is not JSON")?;
                     print!("{}", troubles(&pool));
                 }
+                if let (200, body) = ask(target.address, "/debug/config")?.whole()? {
+                    let config: Value =
+                        serde_json::from_str(&body).context("the agent's answer is not JSON")?;
+                    if config["policy_audit"] == "true" {
+                        println!("policy is audited on this node: it denies nothing; see «flows --denied»");
+                    }
+                }
                 return Ok(());
             }
-            Self::Pool(target) => (target, "/debug/pool".to_owned()),
-            Self::Endpoints(target) => (target, "/debug/endpoints".to_owned()),
-            Self::Config(target) => (target, "/debug/config".to_owned()),
-            Self::Policy { target, question: PolicyQuestion::List } => (target, "/debug/policy".to_owned()),
-            Self::Policy { target, question: PolicyQuestion::Explain { from, to, port } } => {
-                let (port, protocol) = port.split_once('/').unwrap_or((port, "TCP"));
-                (target, format!("/debug/explain?from={from}&to={to}&port={port}&protocol={protocol}"))
-            }
+            Self::Pool(target) => (target, "/debug/pool"),
+            Self::Endpoints(target) => (target, "/debug/endpoints"),
+            Self::Config(target) => (target, "/debug/config"),
         };
-        let (status, body) = get(target.address, &path)?;
-        if status != 200 {
-            bail!("{}", body.trim());
-        }
-        let value: Value = serde_json::from_str(&body).context("the agent's answer is not JSON")?;
+        let value = ask(target.address, path)?.json()?;
         println!("{value:#}");
         Ok(())
     }
@@ -134,21 +127,6 @@ fn troubles(pool: &Value) -> String {
         ));
     }
     lines
-}
-
-/// One GET; the connection is closed by the server (HTTP/1.0).
-fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
-    const PATIENCE: Duration = Duration::from_secs(10);
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)
-        .with_context(|| format!("no agent answers on {address}; is it running on this node?"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("the agent did not answer in time")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    let status =
-        head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer has no status")?;
-    Ok((status, body.to_owned()))
 }
 
 #[cfg(test)]

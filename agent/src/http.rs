@@ -1,15 +1,19 @@
 //! The agent's HTTP side: metrics, health, and what `tidepool-agent status` and its kin read.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -23,6 +27,12 @@ pub type Fields = BTreeMap<String, String>;
 /// One page below `/debug/`; an `Err` is a 400 with its text.
 pub type Page = Box<dyn Fn(Fields) -> BoxFuture<'static, Result<Value, String>> + Send + Sync>;
 
+/// Lines as they come.
+pub type Lines = BoxStream<'static, String>;
+
+/// What `/debug/flows` answers with; an `Err` is a 400 with its text.
+pub type Stream = Box<dyn Fn(Fields) -> BoxFuture<'static, Result<Lines, String>> + Send + Sync>;
+
 /// What is served.
 pub struct Site {
     /// The metrics.
@@ -33,6 +43,8 @@ pub struct Site {
     pub refresh: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     /// Pages below `/debug/`, by name.
     pub pages: BTreeMap<&'static str, Page>,
+    /// Flows, one JSON object a line, for as long as the client stays.
+    pub flows: Stream,
 }
 
 /// Binds `address`.
@@ -55,6 +67,7 @@ pub async fn serve(listener: TcpListener, site: Site) -> std::io::Result<()> {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/debug", get(index))
+        .route("/debug/flows", get(flows))
         .route("/debug/{page}", get(page))
         .with_state(Arc::new(site));
     axum::serve(listener, router).await
@@ -74,7 +87,18 @@ async fn ready(State(site): State<Arc<Site>>) -> Response {
 }
 
 async fn index(State(site): State<Arc<Site>>) -> Json<Value> {
-    Json(json!(site.pages.keys().map(|name| format!("/debug/{name}")).collect::<Vec<_>>()))
+    let names = site.pages.keys().copied().chain(["flows"]);
+    Json(json!(names.map(|name| format!("/debug/{name}")).collect::<Vec<_>>()))
+}
+
+async fn flows(State(site): State<Arc<Site>>, Query(fields): Query<Fields>) -> Response {
+    match (site.flows)(fields).await {
+        Ok(lines) => {
+            let lines = lines.map(|line| Ok::<_, Infallible>(line + "\n"));
+            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+        }
+        Err(message) => (StatusCode::BAD_REQUEST, format!("{message}\n")).into_response(),
+    }
 }
 
 async fn page(

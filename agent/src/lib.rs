@@ -12,6 +12,7 @@ pub mod config;
 pub mod datapath;
 pub mod ec2;
 pub mod endpoint;
+pub mod flows;
 pub mod hostnet;
 pub mod http;
 pub mod install;

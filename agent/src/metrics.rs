@@ -114,6 +114,10 @@ pub struct Metrics {
     pub policy_errors: Counter,
     /// Objects that could not be understood in full.
     pub policy_findings: Gauge,
+    /// Who follows flows now.
+    pub flow_followers: Gauge,
+    /// Events of packets that found no room in the ring while somebody followed.
+    pub flow_events_lost: Counter,
     watch_failing: Family<KindLabel, Gauge>,
     watch_failures: Family<KindLabel, Counter>,
     /// Endpoints under policy on this node.
@@ -163,6 +167,8 @@ impl Metrics {
             policy_seconds: seconds(),
             policy_errors: Counter::default(),
             policy_findings: Gauge::default(),
+            flow_followers: Gauge::default(),
+            flow_events_lost: Counter::default(),
             watch_failing: Family::default(),
             watch_failures: Family::default(),
             endpoints: Gauge::default(),
@@ -242,6 +248,12 @@ impl Metrics {
         );
         own.register("policy_errors", "Policy applications that failed", metrics.policy_errors.clone());
         own.register("policy_findings", "Objects not understood in full", metrics.policy_findings.clone());
+        own.register("flow_followers", "Who follows flows now", metrics.flow_followers.clone());
+        own.register(
+            "flow_events_lost",
+            "Events that found no room in the ring while somebody followed",
+            metrics.flow_events_lost.clone(),
+        );
         own.register(
             "watch_failing",
             "1 while a Kubernetes watch fails, by kind",

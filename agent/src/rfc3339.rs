@@ -12,6 +12,15 @@ pub fn write(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// `time` as RFC 3339 in UTC, to the millisecond.
+#[must_use]
+pub fn write_millis(time: SystemTime) -> String {
+    let millis = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_millis());
+    let mut text = write(time);
+    text.pop();
+    format!("{text}.{millis:03}Z")
+}
+
 /// Reads RFC 3339 of any offset, to the second; fractions are passed over. `None` for anything else, and for a time
 /// before 1970.
 #[must_use]

@@ -23,6 +23,8 @@ pub(super) const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 const QUEUE_PERIOD: Duration = Duration::from_millis(500);
 /// Between two readings of the pool's counts, at least.
 const COUNT_PERIOD: Duration = Duration::from_millis(50);
+/// Findings that were too many at once are told again after this long.
+const RETELL: Duration = Duration::from_secs(10);
 /// How often filters are looked at on links where something changed; the policy thread knows which.
 const FILTER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -63,13 +65,19 @@ pub(super) async fn readiness(readiness: Readiness, metrics: Metrics) -> &'stati
 /// Changes of the cluster: policy is compiled anew.
 pub(super) async fn cluster(cluster: ClusterHandle, enforcer: Arc<Enforcer<ClusterPort>>) -> &'static str {
     let mut changes = cluster.changed();
-    let mut told = HashSet::new();
+    let mut told = Told::default();
     loop {
         let snapshot = changes.borrow_and_update().clone();
-        enforcer.cluster_changed().await;
-        tell_new(&cluster, &mut told, &snapshot.findings);
-        if changes.changed().await.is_err() {
-            return "cluster";
+        enforcer.cluster_changed(snapshot.since.unwrap_or_else(std::time::Instant::now)).await;
+        loop {
+            told.tell(&snapshot.findings, Instant::now(), |finding| cluster.publish_finding(finding));
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return "cluster",
+                },
+                () = tokio::time::sleep(RETELL), if told.behind => {}
+            }
         }
     }
 }
@@ -101,10 +109,30 @@ pub(super) async fn queue(cluster: ClusterHandle, pool: Pool) -> &'static str {
     }
 }
 
-/// Publishes the findings that were not there before: those that stand must not crowd out a pod's own Events.
-fn tell_new(cluster: &ClusterHandle, told: &mut HashSet<Finding>, findings: &[Finding]) {
-    cluster.publish_findings(findings.iter().filter(|finding| !told.contains(finding)));
-    *told = findings.iter().cloned().collect();
+/// Findings that were published.
+#[derive(Default)]
+struct Told {
+    list: Arc<[Finding]>,
+    set: HashSet<Finding>,
+    /// Some were too many at once.
+    behind: bool,
+    at: Option<Instant>,
+}
+
+impl Told {
+    /// Publishes those that were not there before: what stands must not crowd out a pod's own Events. What `publish`
+    /// does not take is told again later.
+    fn tell(&mut self, findings: &Arc<[Finding]>, now: Instant, mut publish: impl FnMut(&Finding) -> bool) {
+        let early = self.at.is_some_and(|at| now < at + RETELL);
+        if Arc::ptr_eq(&self.list, findings) && (!self.behind || early) {
+            return;
+        }
+        let told = findings.iter().filter(|finding| self.set.contains(*finding) || publish(finding));
+        self.set = told.cloned().collect();
+        self.behind = findings.iter().any(|finding| !self.set.contains(finding));
+        self.list = Arc::clone(findings);
+        self.at = Some(now);
+    }
 }
 
 /// What the compiler found goes out as Events; what cannot be put in force makes the node unready.
@@ -113,18 +141,64 @@ pub(super) async fn policy(
     cluster: ClusterHandle,
     readiness: Readiness,
 ) -> &'static str {
-    let (mut reports, mut told) = (enforcer.report(), HashSet::new());
+    let (mut reports, mut told, mut told_of_filters) = (enforcer.report(), Told::default(), Told::default());
     loop {
         let report = reports.borrow_and_update().clone();
-        tell_new(&cluster, &mut told, &report.findings);
+        let now = Instant::now();
+        told.tell(&report.findings, now, |finding| cluster.publish_finding(finding));
+        told_of_filters.tell(&report.filters, now, |finding| cluster.publish_finding(finding));
         match &report.error {
             None => readiness.reached(Part::Datapath),
             Some(error) => readiness.lost(Part::Datapath, error.clone()),
         }
         let failed = report.error.is_some();
+        let behind = told.behind || told_of_filters.behind;
         tokio::select! {
             changed = reports.changed() => if changed.is_err() { return "policy" },
-            () = tokio::time::sleep(RETRY), if failed => enforcer.cluster_changed().await,
+            () = tokio::time::sleep(RETRY), if failed => enforcer.cluster_changed(std::time::Instant::now()).await,
+            () = tokio::time::sleep(RETELL), if behind => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use policy_core::{Finding, FindingReason, ObjectKind};
+    use tokio::time::Instant;
+
+    use super::{RETELL, Told};
+
+    #[test]
+    fn what_found_no_place_is_told_again() {
+        let finding = |name: &str| Finding {
+            kind: ObjectKind::NetworkPolicy,
+            namespace: "shop".into(),
+            name: name.into(),
+            path: String::new(),
+            reason: FindingReason::InvalidPeer,
+            message: String::new(),
+        };
+        let list: Arc<[Finding]> = ["a", "b", "c"].map(finding).into();
+        let (mut told, start) = (Told::default(), Instant::now());
+        let tell = |told: &mut Told, list: &Arc<[Finding]>, now, places: usize| {
+            let mut took = Vec::new();
+            told.tell(list, now, |finding| {
+                let room = took.len() < places;
+                if room {
+                    took.push(finding.name.to_string());
+                }
+                room
+            });
+            took
+        };
+        assert_eq!(tell(&mut told, &list, start, 1), ["a"]);
+        assert!(told.behind && tell(&mut told, &list, start, 9).is_empty(), "not at once");
+        assert_eq!(tell(&mut told, &list, start + RETELL, 1), ["b"]);
+        // Another list is looked at whenever it comes.
+        let longer: Arc<[Finding]> = ["a", "b", "c", "d"].map(finding).into();
+        assert_eq!(tell(&mut told, &longer, start + RETELL, 9), ["c", "d"]);
+        assert!(!told.behind && tell(&mut told, &longer, start + 3 * RETELL, 9).is_empty());
     }
 }

@@ -33,20 +33,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cause::chain;
 use crate::config::{Config, Environment};
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Options};
 use crate::ec2::{AwsEc2, CallBudget, Ec2, EniListing, Guard};
 use crate::endpoint::{Endpoints, Ports, Shape};
+use crate::flows::Flows;
 use crate::hostnet::HostNet;
 use crate::ipam::{Pool, PoolConfig, StateDirs};
 use crate::k8s::{self, ClusterHandle};
 use crate::metrics::Metrics;
 use crate::policy::Enforcer;
-use crate::ports::{CallPort, ClusterPort, HostPort, KernelPort, LeasePort, LeftoversPort, PoolPort, Teller};
+use crate::ports::{
+    CallPort, ClusterPort, HostPort, KernelPort, KnownPort, LeasePort, LeftoversPort, PoolPort, RingPort,
+    Teller,
+};
 use crate::readiness::{Part, Readiness};
 use crate::server::{self, Server};
 use crate::sweep::{self, Sweeper};
 use crate::takeover::{self, Presence};
-use crate::{http, install};
+use crate::{flows, http, install};
 
 /// The socket's name below the state directory.
 pub const SOCKET: &str = "agent.sock";
@@ -66,6 +70,7 @@ struct Parts {
     cluster: ClusterHandle,
     endpoints: Arc<Endpoints<PoolPort, HostPort, Enforcer<ClusterPort>>>,
     enforcer: Arc<Enforcer<ClusterPort>>,
+    flows: Flows,
     metrics: Metrics,
 }
 
@@ -147,6 +152,7 @@ async fn serve(
     let client = k8s::connect().await?;
     let options = k8s::Options {
         node: config.node_name.clone(),
+        pod_audit: config.policy_audit.heeds_pods(),
         eni_configs: config.custom_networking.is_some(),
         service_cidrs: config.service_cidrs.iter().copied().map(Into::into).collect(),
         fleet: fleet(&config, &facts.instance_type),
@@ -222,13 +228,21 @@ async fn serve(
     let vanished = keeper.vanished();
     tasks.spawn(links::keep(keeper, stop.clone()));
 
-    let datapath = open_datapath(&config).await?;
+    let mut datapath = open_datapath(&config).await?;
+    let reader = datapath.take_event_reader().context("the ring of events was taken")?;
     let enforcer = Enforcer::start(
         KernelPort::new(datapath),
         Arc::new(ClusterPort::new(cluster.clone())),
         metrics.clone(),
     );
     let enforcer = Arc::new(enforcer.map_err(|error| anyhow::anyhow!("the maps cannot be read: {error}"))?);
+    let names = KnownPort::new(cluster.clone(), Arc::clone(&enforcer));
+    let (flows, hub) = flows::Hub::new(RingPort::new(reader), names, metrics.clone())
+        .context("the ring of events cannot be read")?;
+    tasks.spawn(async move {
+        hub.run().await;
+        "flows"
+    });
 
     let ports = Ports {
         addresses: Arc::new(PoolPort::new(pool.clone(), teller.clone(), calls, metrics.clone(), patience)),
@@ -289,6 +303,7 @@ async fn serve(
         cluster: cluster.clone(),
         endpoints: Arc::clone(&endpoints),
         enforcer: Arc::clone(&enforcer),
+        flows,
         metrics,
     });
     debug_assert!(filled.is_ok(), "set once");
@@ -388,8 +403,13 @@ fn lock(config: &Config) -> anyhow::Result<Flock<File>> {
 
 async fn open_datapath(config: &Config) -> anyhow::Result<Datapath> {
     let root = config.bpffs_dir.clone();
+    let options = Options {
+        audit_all: config.policy_audit.is_of_node(),
+        trust_node_addresses: config.trust_node_addresses,
+        ..Options::default()
+    };
     // Loading takes tens of milliseconds in the kernel.
-    let opened = tokio::task::spawn_blocking(move || KernelPort::open(&root)).await?;
+    let opened = tokio::task::spawn_blocking(move || KernelPort::open(&root, &options)).await?;
     opened.map_err(|error| anyhow::anyhow!("{}", chain(&error)))
 }
 

@@ -1,20 +1,25 @@
 //! The pages below `/debug/`.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::Parts;
 use crate::endpoint::{EndpointView, Phase};
-use crate::http::{Fields, Page, Site};
+use crate::http::{Fields, Page, Site, Stream};
 use crate::ipam::{BootClock, PoolView};
-use crate::policy::Question;
+use crate::policy::Programmed;
 use crate::readiness::Readiness;
 
 type Shared = Arc<OnceLock<Parts>>;
+type Answer<'a, T> = BoxFuture<'a, Result<T, String>>;
 
 /// Everything that is served over HTTP.
 pub(super) fn site(registry: Registry, readiness: Readiness, parts: Shared) -> Site {
@@ -23,21 +28,33 @@ pub(super) fn site(registry: Registry, readiness: Readiness, parts: Shared) -> S
         let parts = Arc::clone(&parts);
         let page: Page = Box::new(move |fields| {
             let parts = Arc::clone(&parts);
-            async move {
-                let parts = parts.get().ok_or_else(|| "the agent is starting; see /readyz".to_owned())?;
-                answer(parts, &fields)
-            }
-            .boxed()
+            async move { answer(started(&parts)?, &fields) }.boxed()
         });
         pages.insert(name, page);
     };
     add("config", |parts, _| Ok(json!(parts.config)));
     add("pool", |parts, _| Ok(pool(&parts.pool.view().borrow().clone())));
     add("endpoints", |parts, _| Ok(parts.endpoints.view().iter().map(endpoint).collect()));
-    add("policy", |parts, _| Ok(policy(parts)));
+    add("changes", |parts, fields| {
+        let after = fields.get("after").map_or(Ok(0), |text| text.parse());
+        let after = after.map_err(|_| "after: it is the number of a change".to_owned())?;
+        Ok(parts.enforcer.changes().after(after).iter().map(change).collect())
+    });
     add("kubernetes", |parts, _| Ok(kubernetes(parts)));
-    add("explain", |parts, fields| {
-        Question::read(|name| fields.get(name).cloned())?.answer(&parts.cluster.snapshot().cluster)
+    let mut ask = |name: &'static str, answer: for<'a> fn(&'a Parts, &'a Fields) -> Answer<'a, Value>| {
+        let parts = Arc::clone(&parts);
+        let page: Page = Box::new(move |fields| {
+            let parts = Arc::clone(&parts);
+            async move { answer(started(&parts)?, &fields).await }.boxed()
+        });
+        pages.insert(name, page);
+    };
+    ask("policy", |parts, _| policy::list(parts).boxed());
+    ask("explain", |parts, fields| policy::explain(parts, fields).boxed());
+    let following = Arc::clone(&parts);
+    let flows: Stream = Box::new(move |fields| {
+        let parts = Arc::clone(&following);
+        async move { policy::flows(started(&parts)?, &fields).await }.boxed()
     });
     let refresh = Box::new(move || {
         let parts = Arc::clone(&parts);
@@ -51,7 +68,11 @@ pub(super) fn site(registry: Registry, readiness: Readiness, parts: Shared) -> S
         }
         .boxed()
     });
-    Site { registry, readiness, refresh, pages }
+    Site { registry, readiness, refresh, pages, flows }
+}
+
+fn started(parts: &OnceLock<Parts>) -> Result<&Parts, String> {
+    parts.get().ok_or_else(|| "the agent is starting; see /readyz".to_owned())
 }
 
 fn pool(view: &PoolView) -> Value {
@@ -102,34 +123,19 @@ fn endpoint(view: &EndpointView) -> Value {
     })
 }
 
-fn policy(parts: &Parts) -> Value {
-    let report = parts.enforcer.report().borrow().clone();
-    let pods: Vec<Value> = report
-        .local
-        .iter()
-        .map(|pod| {
-            let sets = report.endpoints.get(&pod.slot);
-            json!({
-                "pod": pod.identity.as_ref().map(ToString::to_string),
-                "addresses": pod.addresses,
-                "slot": pod.slot,
-                "ingress_set": sets.map(|sets| sets.ingress.0),
-                "egress_set": sets.map(|sets| sets.egress.0),
-                "epoch": sets.map(|sets| sets.epoch),
-            })
-        })
-        .collect();
-    let findings: Vec<Value> = report
-        .findings
-        .iter()
-        .map(|finding| {
-            json!({
-                "object": format!("{}/{}", finding.namespace, finding.name), "path": finding.path,
-                "reason": finding.reason.as_str(), "message": finding.message,
-            })
-        })
-        .collect();
-    json!({ "error": report.error, "pods": pods, "entries": report.counts, "findings": findings })
+/// Times in microseconds, moments since 1970.
+fn change(change: &Programmed) -> Value {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let since_1970 = |time: SystemTime| micros(time.duration_since(UNIX_EPOCH).unwrap_or_default());
+    json!({
+        "number": change.number,
+        "arrived_us": since_1970(change.arrived),
+        "in_force_us": since_1970(change.in_force),
+        "compile_us": micros(change.compile),
+        "apply_us": micros(change.apply),
+        "addresses": change.addresses,
+        "entries": change.entries,
+    })
 }
 
 fn kubernetes(parts: &Parts) -> Value {

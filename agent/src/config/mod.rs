@@ -37,6 +37,10 @@ const ENI_CONFIG_KEY: &str = "k8s.amazonaws.com/eniConfig";
 const NO_CLUSTER: &str =
     "CLUSTER_NAME is not set: ENIs are not tagged with their cluster, and nobody sweeps leaked ones";
 
+const AUDITED: &str = "TIDEPOOL_POLICY_AUDIT is true: no policy denies anything on this node, what would be denied is only told";
+const TRUSTED: &str =
+    "TIDEPOOL_TRUST_NODE_ADDRESSES is true: clients of NodePorts bypass ingress policy on this node";
+
 /// How connections that leave the VPC are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,6 +53,34 @@ pub enum Snat {
     HashedPorts,
     /// To the node's primary address, ports kept where possible (`none`).
     KeepPorts,
+}
+
+/// `TIDEPOOL_POLICY_AUDIT`: whose packets pass that policy would deny.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum PolicyAudit {
+    /// `false`: nobody's. Whoever may create a pod may annotate it, and must not be able to lift policy by that.
+    #[serde(rename = "false")]
+    Nobody,
+    /// `annotated`: those of pods with the annotation `tidepool.dev/policy-audit: "true"`.
+    #[serde(rename = "annotated")]
+    Annotated,
+    /// `true`: those of every pod of the node.
+    #[serde(rename = "true")]
+    Everybody,
+}
+
+impl PolicyAudit {
+    /// Whether the annotation of a pod counts.
+    #[must_use]
+    pub const fn heeds_pods(self) -> bool {
+        !matches!(self, Self::Nobody)
+    }
+
+    /// Whether every pod of the node is audited.
+    #[must_use]
+    pub const fn is_of_node(self) -> bool {
+        matches!(self, Self::Everybody)
+    }
 }
 
 /// The pool's targets, in aws-node's words.
@@ -140,6 +172,11 @@ pub struct Config {
     /// `TIDEPOOL_SERVICE_CIDRS`: where cluster IPs are given from; an address in them that is no Service's is
     /// denied to isolated pods.
     pub service_cidrs: Vec<Ipv4Network>,
+    /// `TIDEPOOL_POLICY_AUDIT`: what policy would deny passes, is counted as `audited` and told in flows.
+    pub policy_audit: PolicyAudit,
+    /// `TIDEPOOL_TRUST_NODE_ADDRESSES`: whatever comes from an address of this node passes ingress policy, and so do
+    /// clients of NodePorts that are masqueraded.
+    pub trust_node_addresses: bool,
     /// Where leases and the socket live: bound to this boot.
     pub state_dir: PathBuf,
     /// Where the journal of EC2 intents lives: survives a reboot.
@@ -263,6 +300,8 @@ impl Config {
             manage_when_cordoned: reader.flag("AWS_MANAGE_ENIS_NON_SCHEDULABLE", false),
             manage_untagged: reader.flag("MANAGE_UNTAGGED_ENI", false),
             service_cidrs: reader.cidrs("TIDEPOOL_SERVICE_CIDRS"),
+            policy_audit: reader.policy_audit(),
+            trust_node_addresses: reader.flag("TIDEPOOL_TRUST_NODE_ADDRESSES", false),
             state_dir: reader.path("TIDEPOOL_STATE_DIR", "/run/tidepool"),
             journal_dir: reader.path("TIDEPOOL_JOURNAL_DIR", "/var/lib/tidepool"),
             bpffs_dir: reader.path("TIDEPOOL_BPFFS", "/sys/fs/bpf/tidepool"),
@@ -287,6 +326,12 @@ impl Config {
         }
         if config.cluster_name.is_none() {
             warnings.push(NO_CLUSTER.to_owned());
+        }
+        if config.policy_audit.is_of_node() {
+            warnings.push(AUDITED.to_owned());
+        }
+        if config.trust_node_addresses {
+            warnings.push(TRUSTED.to_owned());
         }
         reader.finish()?;
         Ok((config, warnings))

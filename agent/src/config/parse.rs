@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipam_core::AccountLimits;
 use ipnetwork::Ipv4Network;
 
-use super::{ConfigError, Fault, Snat};
+use super::{ConfigError, Fault, PolicyAudit, Snat};
 
 /// Where variables come from: the process in production, a map in tests.
 pub trait Environment {
@@ -264,6 +264,22 @@ impl<'a> Reader<'a> {
                 let message = format!("«{other}» is none of prng, hashrandom, none");
                 self.fault(NAME, message);
                 Snat::RandomPorts
+            }
+        }
+    }
+
+    pub(super) fn policy_audit(&mut self) -> PolicyAudit {
+        const NAME: &str = "TIDEPOOL_POLICY_AUDIT";
+        if self.text(NAME).is_some_and(|text| text.eq_ignore_ascii_case("annotated")) {
+            return PolicyAudit::Annotated;
+        }
+        match self.text(NAME).as_deref() {
+            None | Some("false" | "0" | "False" | "FALSE") => PolicyAudit::Nobody,
+            Some("true" | "1" | "True" | "TRUE") => PolicyAudit::Everybody,
+            Some(other) => {
+                let message = format!("«{other}» is none of false, annotated, true");
+                self.fault(NAME, message);
+                PolicyAudit::Nobody
             }
         }
     }

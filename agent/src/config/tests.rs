@@ -198,3 +198,20 @@ fn subnets_are_discovered_unless_told_otherwise_and_eni_configs_are_asked_for() 
     assert_eq!(named.annotation, "k8s.amazonaws.com/eniConfig");
     assert!(!config.subnet_discovery && warnings.is_empty(), "{warnings:?}");
 }
+
+#[test]
+fn audit_is_of_nobody_of_annotated_pods_or_of_the_node() {
+    let audit =
+        |value| read(&[("MY_NODE_NAME", "n"), ("CLUSTER_NAME", "c"), ("TIDEPOOL_POLICY_AUDIT", value)]);
+    for (value, wanted, warned) in [
+        ("", PolicyAudit::Nobody, 0),
+        ("false", PolicyAudit::Nobody, 0),
+        ("annotated", PolicyAudit::Annotated, 0),
+        ("true", PolicyAudit::Everybody, 1),
+    ] {
+        let (config, warnings) = audit(value).expect("a value of it");
+        assert_eq!((config.policy_audit, warnings.len()), (wanted, warned), "{value}: {warnings:?}");
+    }
+    let ConfigError(faults) = audit("pods").expect_err("no value of it");
+    assert_eq!(faults[0].name, "TIDEPOOL_POLICY_AUDIT");
+}

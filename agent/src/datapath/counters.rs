@@ -1,6 +1,6 @@
 //! What the programs counted.
 
-use ebpf_common::abi::{Counter, Direction, Reason, map, stat_index};
+use ebpf_common::abi::{Counter, Direction, LOST_EVENTS, Reason, map, stat_index};
 
 use super::{Datapath, MapError};
 
@@ -44,6 +44,14 @@ impl Datapath {
         Ok(counts)
     }
 
+    /// Events that found no room in the ring since the maps were made.
+    ///
+    /// # Errors
+    /// Where the map can not be read.
+    pub fn lost_events(&self) -> Result<u64, MapError> {
+        lost_events(&self.maps.stats)
+    }
+
     /// Hits of the given rules.
     ///
     /// # Errors
@@ -70,7 +78,11 @@ impl Datapath {
     }
 }
 
-type PerCpu = aya::maps::PerCpuArray<aya::maps::MapData, super::plain::Plain<Counter>>;
+pub(super) type PerCpu = aya::maps::PerCpuArray<aya::maps::MapData, super::plain::Plain<Counter>>;
+
+pub(super) fn lost_events(stats: &PerCpu) -> Result<u64, MapError> {
+    Ok(sum(stats, map::STATS, LOST_EVENTS)?.packets)
+}
 
 fn sum(counters: &PerCpu, map: &'static str, index: u32) -> Result<Counter, MapError> {
     let values = counters.get(&index, 0).map_err(MapError::aya(map, "read a counter"))?;

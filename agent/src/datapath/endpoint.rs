@@ -20,8 +20,6 @@ pub struct EndpointSpec {
     pub mac: [u8; 6],
     /// New flow entries per tick of 1.07 s that the pod may cause; 0 means no limit.
     pub budget: u32,
-    /// Denies are counted and reported, and the packets pass.
-    pub audit: bool,
 }
 
 impl EndpointSpec {
@@ -35,13 +33,11 @@ impl EndpointSpec {
         self
     }
 
-    /// The map's value; sets, epoch and isolation are those of `policy`.
+    /// The map's value; sets, epoch and flags are those of `policy`.
     fn value(&self, policy: &Endpoint) -> Endpoint {
-        let isolation = EndpointFlags::ISOLATED_IN | EndpointFlags::ISOLATED_OUT;
-        let audit = if self.audit { EndpointFlags::AUDIT } else { 0 };
         Endpoint {
             ifindex: self.ifindex,
-            flags: EndpointFlags::ACTIVE | audit | policy.flags & isolation,
+            flags: EndpointFlags::ACTIVE | policy.flags & OF_POLICY,
             set_in: policy.set_in,
             set_out: policy.set_out,
             epoch: policy.epoch,
@@ -53,6 +49,10 @@ impl EndpointSpec {
         }
     }
 }
+
+/// The flags that come with a pod's sets.
+pub(super) const OF_POLICY: u32 =
+    EndpointFlags::ISOLATED_IN | EndpointFlags::ISOLATED_OUT | EndpointFlags::AUDIT;
 
 /// A pod whose policy is not known yet: isolated by sets that have no rows, so
 /// that all is denied.
@@ -77,10 +77,7 @@ impl Datapath {
             self.drop_ifslot(old.ifindex, slot)?;
         }
         self.write_endpoint(slot, &spec.value(same.as_ref().unwrap_or(&CLOSED)))?;
-        self.maps
-            .ifslot
-            .insert(spec.ifindex, super::plain::Plain(SlotValue::new(spec.ifindex, slot)), 0)
-            .map_err(MapError::aya(map::IFSLOT, "add an interface"))
+        self.set_ifslot(spec.ifindex, slot)
     }
 
     /// Empties a slot: its filters drop everything from now on.
@@ -114,7 +111,6 @@ impl Datapath {
                     ipv6: (ep.addr6 != [0; 16]).then(|| ep.addr6.into()),
                     mac: ep.mac,
                     budget: ep.budget,
-                    audit: ep.flags().has(EndpointFlags::AUDIT),
                 },
             ));
         }
@@ -132,6 +128,19 @@ impl Datapath {
             .ep
             .set(slot, super::plain::Plain(value.sealed(slot)), 0)
             .map_err(MapError::aya(map::EP, "write a slot"))
+    }
+
+    /// What is right already is not written again: while an element is overwritten a look-up may miss it, and the
+    /// pod's packets would be told by their source address.
+    fn set_ifslot(&mut self, ifindex: u32, slot: u32) -> Result<(), MapError> {
+        let value = SlotValue::new(ifindex, slot);
+        match self.maps.ifslot.get(&ifindex, 0) {
+            Ok(found) if found.0 == value => return Ok(()),
+            Ok(_) | Err(aya::maps::MapError::KeyNotFound) => {}
+            Err(error) => return Err(MapError::aya(map::IFSLOT, "read an interface")(error)),
+        }
+        let value = super::plain::Plain(value);
+        self.maps.ifslot.insert(ifindex, value, 0).map_err(MapError::aya(map::IFSLOT, "add an interface"))
     }
 
     /// Forgets an interface, unless another slot has it by now.

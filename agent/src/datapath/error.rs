@@ -130,6 +130,16 @@ pub enum ApplyError {
     Grace(#[source] io::Error),
 }
 
+/// A step was carried out up to some entry.
+#[derive(Debug, Error)]
+#[error("{done} entries of it are written")]
+pub struct Unfinished {
+    /// How many entries stand in the maps, from the first of its list on.
+    pub done: usize,
+    /// Why not the next one.
+    pub source: ApplyError,
+}
+
 impl ApplyError {
     /// Whether a map is full: the one fault that an operator can mend.
     #[must_use]

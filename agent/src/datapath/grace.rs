@@ -11,7 +11,7 @@ use super::syscall::membarrier_global;
 ///
 /// # Errors
 /// Where the kernel offers neither way.
-pub(super) fn wait() -> io::Result<()> {
+pub fn wait() -> io::Result<()> {
     // EINVAL under nohz_full, EPERM where a seccomp profile forbids it.
     membarrier_global().or_else(|_| by_packet_socket())
 }

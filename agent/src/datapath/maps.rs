@@ -1,7 +1,5 @@
 //! Handles to all maps, by name and type.
 
-use std::os::fd::{AsFd, OwnedFd};
-
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use ebpf_common::abi::{
@@ -22,9 +20,6 @@ pub(super) struct Maps {
     pub(super) ifslot: HashMap<MapData, u32, Plain<SlotValue>>,
     pub(super) peer4: Hash<PeerKey4, PeerValue>,
     pub(super) peer6: Hash<PeerKey6, PeerValue>,
-    /// The same maps for calls that the typed handles do not have.
-    pub(super) peer4_fd: OwnedFd,
-    pub(super) peer6_fd: OwnedFd,
     pub(super) cidr4: Trie<4, CidrValue>,
     pub(super) cidr6: Trie<16, CidrValue>,
     pub(super) row: Hash<RowKey, RowValue>,
@@ -42,8 +37,6 @@ pub(super) struct Maps {
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, OpenError> {
         Ok(Self {
-            peer4_fd: descriptor(ebpf, map::PEER4)?,
-            peer6_fd: descriptor(ebpf, map::PEER6)?,
             ep: typed(ebpf, map::EP)?,
             ifslot: typed(ebpf, map::IFSLOT)?,
             peer4: typed(ebpf, map::PEER4)?,
@@ -61,15 +54,6 @@ impl Maps {
             control: typed(ebpf, map::CONTROL)?,
             meta: typed(ebpf, map::META)?,
         })
-    }
-}
-
-fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, OpenError> {
-    match ebpf.map(name) {
-        Some(Map::HashMap(data)) => {
-            Ok(data.fd().as_fd().try_clone_to_owned().map_err(MapError::io(name, "copy its descriptor"))?)
-        }
-        _ => Err(OpenError::Missing { name }),
     }
 }
 

@@ -16,6 +16,7 @@
 mod apply;
 mod attach;
 mod bpffs;
+mod bulk;
 mod counters;
 mod endpoint;
 mod error;
@@ -38,8 +39,9 @@ mod withdraw;
 pub use attach::{Attached, HANDLE, PRIORITY, Survey, Via};
 pub use counters::{Count, RuleHit};
 pub use endpoint::EndpointSpec;
-pub use error::{ApplyError, AttachError, InheritError, MapError, OpenError};
+pub use error::{ApplyError, AttachError, InheritError, MapError, OpenError, Unfinished};
 pub use events::{EventReader, Listener};
+pub use grace::wait as wait_grace;
 pub use object::EMBEDDED;
 pub use open::{Datapath, Options};
 pub use sizes::Sizes;

@@ -9,10 +9,11 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use ebpf_common::abi::{self, ABI_VERSION, Meta, map};
 
+use super::bulk::Bulk;
 use super::incumbent::Incumbent;
 use super::maps::Maps;
 use super::plain::Plain;
-use super::{MapError, OpenError, Sizes, bpffs};
+use super::{EventReader, MapError, OpenError, Sizes, bpffs};
 
 /// Names of the programs in the object.
 pub(super) const FROM_POD: &str = "from_pod";
@@ -34,12 +35,13 @@ pub struct Options {
 pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
+    pub(super) bulk: Bulk,
     pub(super) netlink: netlink::Socket,
     pub(super) pins: PathBuf,
     pub(super) incumbent: Incumbent,
     /// The kernel's ids of the loaded programs.
     pub(super) ids: BTreeMap<&'static str, u32>,
-    events: Option<aya::maps::RingBuf<aya::maps::MapData>>,
+    pub(super) events: Option<EventReader>,
 }
 
 impl fmt::Debug for Datapath {
@@ -84,12 +86,14 @@ impl Datapath {
             ids.insert(name, info.id());
         }
         let events = ebpf.take_map(map::EVENTS).ok_or(OpenError::Missing { name: map::EVENTS })?;
-        let events = events.try_into().map_err(MapError::aya(map::EVENTS, "map it"))?;
+        let ring = events.try_into().map_err(MapError::aya(map::EVENTS, "map it"))?;
+        let events = EventReader::open(ring, &pins)?;
+        let bulk = Bulk::of(&ebpf)?;
         let mut maps = Maps::take(&mut ebpf)?;
         check_version(&mut maps)?;
         let netlink = netlink::Socket::open()?;
         let incumbent = Incumbent::beside(root);
-        Ok(Self { ebpf, maps, netlink, pins, incumbent, ids, events: Some(events) })
+        Ok(Self { ebpf, maps, bulk, netlink, pins, incumbent, ids, events: Some(events) })
     }
 
     /// The last epoch that was written to an endpoint on this node since it booted.
@@ -107,11 +111,6 @@ impl Datapath {
             self.maps.meta.set(0, Plain(meta), 0).map_err(MapError::aya(map::META, "write it"))?;
         }
         Ok(())
-    }
-
-    /// The ring of events, once.
-    pub(super) fn take_events(&mut self) -> Option<aya::maps::RingBuf<aya::maps::MapData>> {
-        self.events.take()
     }
 
     pub(super) fn program(&self, name: &str) -> Option<&SchedClassifier> {

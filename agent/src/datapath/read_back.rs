@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::maps::MapError as AyaError;
 use aya::maps::lpm_trie::Key;
-use ebpf_common::abi::{Endpoint, PortKey, VipKey, VipValue, map};
+use ebpf_common::abi::{Endpoint, EndpointFlags, PortKey, VipKey, VipValue, map};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use policy_core::model::Protocol;
 use policy_core::{ClassId, EndpointSets, SetId, Tables, VipAddress, VipTarget};
@@ -86,5 +86,11 @@ fn vip(key: &VipKey, value: &VipValue) -> Option<(VipAddress, VipTarget)> {
 }
 
 fn sets(ep: &Endpoint) -> EndpointSets {
-    EndpointSets { sandbox: "".into(), ingress: SetId(ep.set_in), egress: SetId(ep.set_out), epoch: ep.epoch }
+    EndpointSets {
+        sandbox: "".into(),
+        ingress: SetId(ep.set_in),
+        egress: SetId(ep.set_out),
+        epoch: ep.epoch,
+        audit: EndpointFlags(ep.flags).has(EndpointFlags::AUDIT),
+    }
 }

@@ -166,8 +166,7 @@ mod tests {
 
     fn told(seed: Option<Seed>) -> Option<Told> {
         let Seed { key, value, .. } = seed?;
-        let [a, b, c, d, ..] = key.peer;
-        let peer = if key.family == 4 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(key.peer) };
+        let peer = IpAddr::from(key.peer_addr());
         assert_eq!(value.state().tag(), key.tag());
         Some((
             key.ifindex,

@@ -88,6 +88,10 @@ pub trait Addresses: Send + Sync + 'static {
     /// The lease is in use behind `host_ifname`.
     fn commit(&self, key: &SandboxKey, host_ifname: &str)
     -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// The pod has its address now, and policy is in force: whoever else wants to know may be told. Does not wait.
+    fn announce(&self, _pod: &PodRef, _address: IpAddr) {}
+    /// The pod's sandbox is gone: what [`Addresses::announce`] told holds no more. Does not wait.
+    fn withdraw(&self, _pod: &PodRef, _address: IpAddr) {}
     /// Gives the address back; nothing happens where there is none.
     fn release(&self, key: &SandboxKey) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Everything that is leased.

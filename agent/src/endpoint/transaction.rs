@@ -216,6 +216,9 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
         };
         match self.put_in_force(sandbox, &endpoint).await {
             Ok(()) => {
+                if let Some(pod) = &endpoint.pod {
+                    self.ports.addresses.announce(pod, endpoint.address);
+                }
                 sandbox.endpoint = Some(endpoint);
                 self.show(key, sandbox);
                 Ok(())
@@ -299,6 +302,9 @@ impl<A: Addresses, W: Wiring, E: Enforcement> Endpoints<A, W, E> {
             first_error = self.ports.wiring.remove_pod(grant, &endpoint.end).await.err();
             self.ports.enforcement.detach(endpoint).await;
             self.registry.give_back_slot(endpoint.slot);
+            if let Some(pod) = &endpoint.pod {
+                self.ports.addresses.withdraw(pod, endpoint.address);
+            }
         }
         match self.ports.addresses.release(key).await {
             Ok(()) => *turn = None,

@@ -3,40 +3,41 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy_core::Finding;
 use policy_core::model::{
-    Backends, ContainerPort, Labels, NAMESPACE_NAME_LABEL, Pod, PodState, Policy, Protocol, Selector,
+    Backends, ContainerPort, Labels, NAMESPACE_NAME_LABEL, Node, Pod, PodState, Policy, Protocol, Selector,
     Service, ServiceBackend, ServicePort, TargetPort,
 };
 use policy_core::parse::{
     RawBlock, RawPeer, RawPolicy, RawPort, RawPortValue, RawRequirement, RawRule, RawSelector, parse_policy,
 };
+use policy_core::{Finding, FindingReason, ObjectKind};
 
+use super::announce;
 use super::intern::Interner;
 use super::object::{
-    IntOrString, LabelSelector, NamespaceLite, Peer, PodLite, PolicyLite, PolicyPort, Port, ServiceLite,
-    SliceLite,
+    IntOrString, LabelSelector, NamespaceLite, NodeAddress, Peer, PeerNodeLite, PodLite, PodStatus,
+    PolicyLite, PolicyPort, Port, ServiceLite, SliceLite,
 };
+
+/// Of what was written in an annotation no more characters are repeated.
+const LONGEST_QUOTE: usize = 64;
 
 /// Whether a pod object is worth keeping, and what of it. Pods of other nodes matter
 /// only while they have an address of their own; those of this node always do.
 pub(super) fn pod(interner: &mut Interner, lite: &PodLite, node: &str) -> Option<Pod> {
     let local = lite.spec.node_name.is_empty() || lite.spec.node_name == node;
-    let state = match lite.status.phase.as_str() {
+    let mut state = match lite.status.phase.as_str() {
         "Succeeded" | "Failed" => PodState::Completed,
         _ if lite.metadata.deletion_timestamp.is_some() => PodState::Terminating,
         _ => PodState::Live,
     };
-    let mut addresses: Vec<IpAddr> = lite
-        .status
-        .pod_ips
-        .iter()
-        .map(|one| one.ip.as_str())
-        .chain([lite.status.pod_ip.as_str()])
-        .filter_map(|text| text.parse().ok())
-        .collect();
-    addresses.sort_unstable();
-    addresses.dedup();
+    let mut addresses = status_addresses(&lite.status);
+    if addresses.is_empty() && state != PodState::Completed {
+        addresses = told_addresses(lite);
+        if !addresses.is_empty() {
+            state = PodState::Announced;
+        }
+    }
     let host_network = lite.spec.host_network;
     // One on its node's network is no peer, but it may stand behind a Service.
     let reachable = state != PodState::Completed && !addresses.is_empty();
@@ -71,7 +72,88 @@ pub(super) fn pod(interner: &mut Interner, lite: &PodLite, node: &str) -> Option
         node: (!lite.spec.node_name.is_empty()).then(|| interner.name(&lite.spec.node_name)),
         state,
         host_network,
+        audit: local && is_audited(lite) == Some(true),
     })
+}
+
+/// The addresses of a pod's status, sorted.
+fn status_addresses(status: &PodStatus) -> Vec<IpAddr> {
+    let written = status.pod_ips.iter().map(|one| one.ip.as_str()).chain([status.pod_ip.as_str()]);
+    sorted(written.filter_map(|text| text.parse().ok()).collect())
+}
+
+/// Those that the agent of a pod's node told in a condition of its own; they count until the kubelet has written some.
+fn told_addresses(lite: &PodLite) -> Vec<IpAddr> {
+    match lite.spec.node_name.is_empty() {
+        true => Vec::new(),
+        false => sorted(announce::addresses(&lite.status.conditions)),
+    }
+}
+
+/// Whether a pod has addresses, by either.
+pub(super) fn is_addressed(lite: &PodLite) -> bool {
+    !status_addresses(&lite.status).is_empty() || !told_addresses(lite).is_empty()
+}
+
+fn sorted(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// What the annotation says; None where it cannot be understood.
+fn is_audited(lite: &PodLite) -> Option<bool> {
+    match lite.metadata.annotations.policy_audit.as_deref() {
+        None | Some("false") => Some(false),
+        Some("true") => Some(true),
+        Some(_) => None,
+    }
+}
+
+/// What in a pod of this node could not be taken as written; `audit`: its annotation for audit is heeded.
+pub(super) fn pod_finding(lite: &PodLite, node: &str, audit: bool) -> Option<Finding> {
+    if lite.spec.node_name != node {
+        return None;
+    }
+    let said = lite.metadata.annotations.policy_audit.as_deref().unwrap_or_default();
+    let said: String = said.chars().take(LONGEST_QUOTE).collect();
+    let (reason, message) = match is_audited(lite) {
+        None => (
+            FindingReason::InvalidAnnotation,
+            format!("{said:?} is neither \"true\" nor \"false\": policy is enforced for this pod"),
+        ),
+        Some(true) if !audit => (
+            FindingReason::AuditDisabled,
+            "pods are not audited on this node, policy is enforced: TIDEPOOL_POLICY_AUDIT is neither annotated \
+             nor true"
+                .to_owned(),
+        ),
+        Some(_) => return None,
+    };
+    Some(Finding {
+        kind: ObjectKind::Pod,
+        namespace: lite.metadata.namespace.as_str().into(),
+        name: lite.metadata.name.as_str().into(),
+        path: "metadata.annotations[tidepool.dev/policy-audit]".to_owned(),
+        reason,
+        message,
+    })
+}
+
+/// The addresses of a Node object, of every type, sorted: its ports answer on all of them.
+pub(super) fn node_addresses(list: &[NodeAddress]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = list.iter().filter_map(|one| one.address.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// A node as a peer.
+pub(super) fn peer_node(interner: &mut Interner, lite: &PeerNodeLite) -> Node {
+    Node {
+        labels: interner.labels(&lite.metadata.labels),
+        addresses: node_addresses(&lite.status.addresses).into(),
+    }
 }
 
 fn container_port(interner: &mut Interner, port: &Port) -> Option<ContainerPort> {
@@ -138,7 +220,7 @@ fn raw_rule(peers: &[Peer], ports: &[PolicyPort]) -> RawRule {
     }
 }
 
-fn selector(lite: &LabelSelector) -> RawSelector {
+pub(super) fn selector(lite: &LabelSelector) -> RawSelector {
     RawSelector {
         match_labels: lite.match_labels.clone(),
         match_expressions: lite
@@ -153,11 +235,18 @@ fn selector(lite: &LabelSelector) -> RawSelector {
     }
 }
 
+/// The label of Services that kube-proxy leaves to another proxy, whatever its value.
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+
 /// A Service; None where it has no address that the node translates. Its listed
 /// backends are filled in from the slices.
 pub(super) fn service(interner: &mut Interner, lite: &ServiceLite) -> Option<Service> {
     let spec = &lite.spec;
-    if spec.kind == "ExternalName" {
+    // Neither those without an address of the cluster nor those that are left to another
+    // proxy are translated: what addresses they name besides says nothing then.
+    let address = spec.cluster_ips.first().unwrap_or(&spec.cluster_ip);
+    let headless = address.parse::<IpAddr>().is_err();
+    if spec.kind == "ExternalName" || headless || lite.metadata.labels.contains_key(OTHER_PROXY) {
         return None;
     }
     let balancers = lite
@@ -172,11 +261,18 @@ pub(super) fn service(interner: &mut Interner, lite: &ServiceLite) -> Option<Ser
         .cluster_ips
         .iter()
         .chain([&spec.cluster_ip])
-        .chain(&spec.external_ips)
         .chain(balancers)
-        // "None" and "" are no addresses.
         .filter_map(|text| text.parse().ok())
         .collect();
+    let mut external: Vec<IpAddr> = spec
+        .external_ips
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .filter(|address| !addresses.contains(address))
+        .collect();
+    external.sort_unstable();
+    external.dedup();
+    addresses.extend(&external);
     addresses.sort_unstable();
     addresses.dedup();
     let ports: Vec<ServicePort> = spec
@@ -210,7 +306,7 @@ pub(super) fn service(interner: &mut Interner, lite: &ServiceLite) -> Option<Ser
         let pairs = spec.selector.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         Backends::Pods(Selector::labels(pairs))
     };
-    Some(Service { addresses, ports, backends })
+    Some(Service { addresses, external, ports, backends })
 }
 
 /// The backends that a slice lists.

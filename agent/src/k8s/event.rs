@@ -18,6 +18,8 @@ const QUEUE: usize = 256;
 /// Likewise findings in policies and Services, which come hundreds at once. In places of their own: they must not
 /// crowd out what keeps a pod from running.
 const FINDINGS: usize = 256;
+/// The API takes no longer messages, in bytes.
+const LONGEST_MESSAGE: usize = 1024;
 /// Equal events within this time are one.
 const WINDOW: Duration = Duration::from_secs(600);
 /// The least time between two requests: a node must not flood the API when all its pods fail.
@@ -65,14 +67,16 @@ impl From<&Finding> for EventSpec {
     fn from(finding: &Finding) -> Self {
         let (api_version, kind) = match finding.kind {
             ObjectKind::NetworkPolicy => ("networking.k8s.io/v1", "NetworkPolicy"),
+            ObjectKind::ClusterNetworkPolicy => ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
             ObjectKind::Pod => ("v1", "Pod"),
             ObjectKind::Service => ("v1", "Service"),
         };
-        let message = if finding.path.is_empty() {
+        let mut message = if finding.path.is_empty() {
             finding.message.clone()
         } else {
             format!("{}: {}", finding.path, finding.message)
         };
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
         Self {
             object: EventObject {
                 api_version,
@@ -115,8 +119,9 @@ impl Publisher {
     }
 
     /// What was found in an object that is read.
-    pub(super) fn publish_finding(&self, event: EventSpec) {
-        put(&self.findings, event);
+    /// False: the queue is full.
+    pub(super) fn publish_finding(&self, event: EventSpec) -> bool {
+        self.findings.try_send(event).is_ok()
     }
 }
 

@@ -1,16 +1,15 @@
 //! What others may ask.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use kube::Client;
 use kube::core::Request;
 use kube::core::params::GetParams;
 use policy_core::model::Pod;
 use policy_core::{Cluster, Finding, PodIdentity};
+use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::announce::{Announcement, Announcer, News};
 use super::eniconfig::EniConfigWatch;
 use super::error::{Error, ErrorClass};
 use super::event::{EventSpec, Publisher};
@@ -24,6 +23,8 @@ use super::watch::WatchStatus;
 pub struct Snapshot {
     /// Grows with every change that matters to policy or of the node.
     pub generation: u64,
+    /// When the first of what is new in it reached the agent.
+    pub since: Option<std::time::Instant>,
     /// Whether every kind was listed whole since the start; before that, what is missing
     /// here need not be missing there.
     pub synced: bool,
@@ -85,6 +86,7 @@ pub struct ClusterHandle {
     pub(super) incumbents: watch::Receiver<Option<Incumbents>>,
     pub(super) status: Arc<[watch::Receiver<WatchStatus>]>,
     pub(super) events: Publisher,
+    pub(super) announcer: Announcer,
     pub(super) eni_configs: Option<EniConfigWatch>,
 }
 
@@ -203,15 +205,18 @@ impl ClusterHandle {
         self.events.publish(event);
     }
 
-    /// Publishes findings as Events on their objects, each once for as long as it stands.
-    pub fn publish_findings<'a>(&self, findings: impl IntoIterator<Item = &'a Finding>) {
-        for finding in findings {
-            self.events.publish_finding(EventSpec::from(finding));
-        }
+    /// Tells the other nodes of a pod's address, soon and at best: its kubelet does so in a second or two.
+    pub fn announce(&self, announcement: Announcement) {
+        self.announcer.tell(News::Attached(announcement));
+    }
+
+    /// Takes back what [`ClusterHandle::announce`] told, soon and at best, where it may still count.
+    pub fn withdraw(&self, announcement: Announcement) {
+        self.announcer.tell(News::Detached(announcement));
+    }
+
+    /// Publishes a finding as an Event on its object. False: too many wait, and it is to be told later.
+    pub fn publish_finding(&self, finding: &Finding) -> bool {
+        self.events.publish_finding(EventSpec::from(finding))
     }
 }
-
-/// How long changes are gathered before a snapshot is made of them.
-pub(super) const GATHER: Duration = Duration::from_millis(5);
-/// How long at most, when they do not stop coming.
-pub(super) const GATHER_AT_MOST: Duration = Duration::from_millis(50);

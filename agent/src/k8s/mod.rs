@@ -1,13 +1,15 @@
 //! The Kubernetes API: what the agent sees of the cluster, and what it says there.
 //!
-//! [`start`] watches pods, namespaces, policies, Services, hand-written EndpointSlices
-//! and this node, and keeps what policy needs of them in one table of its own: a few
+//! [`start`] watches pods, namespaces, policies of both kinds, Services, hand-written
+//! EndpointSlices and this node (all nodes while a policy speaks of them), and keeps what policy needs of them in one table of its own: a few
 //! hundred bytes for each pod, with names and label sets shared. Whoever wants to know
 //! takes a [`Snapshot`], which costs a pointer, and is told of the next one.
 //!
 //! Objects are read into small structs of our own ([`object`]); only what is named
 //! there is ever kept in memory.
 
+mod announce;
+mod cluster_policy;
 mod connect;
 mod convert;
 mod eniconfig;
@@ -15,6 +17,7 @@ mod error;
 mod event;
 mod handle;
 mod intern;
+mod keep;
 mod lease;
 mod node;
 mod object;
@@ -22,6 +25,7 @@ mod start;
 mod table;
 mod watch;
 
+pub use announce::Announcement;
 pub use connect::connect;
 pub use eniconfig::{EniConfig, EniConfigWatch, EniConfigs};
 pub use error::{Error, ErrorClass};

@@ -11,7 +11,7 @@ pub(super) trait Object: serde::de::DeserializeOwned + Clone + Send + 'static {
     fn meta(&self) -> &Meta;
 }
 
-fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,
@@ -58,6 +58,9 @@ pub(super) struct Annotations {
     /// Of a mirror pod: the UID by which the kubelet knows the static pod.
     #[serde(rename = "kubernetes.io/config.mirror")]
     pub(super) mirror: Option<String>,
+    /// What policy denies this pod shall pass and only be told.
+    #[serde(rename = "tidepool.dev/policy-audit")]
+    pub(super) policy_audit: Option<String>,
 }
 
 macro_rules! object {
@@ -135,6 +138,8 @@ pub(super) struct Condition {
     pub(super) status: String,
     #[serde(deserialize_with = "nullable")]
     pub(super) last_transition_time: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) message: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -344,6 +349,23 @@ impl Object for NodeLite {
     fn meta(&self) -> &Meta {
         &self.metadata.meta
     }
+}
+
+/// A node as a peer: its labels and addresses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PeerNodeLite {
+    pub(super) metadata: Meta,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) status: PeerNodeStatus,
+}
+object!(PeerNodeLite);
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PeerNodeStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) addresses: Vec<NodeAddress>,
 }
 
 /// A Node's metadata: one of its annotations, by a name that the operator chooses, may name its ENIConfig.

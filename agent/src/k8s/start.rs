@@ -3,24 +3,28 @@
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
 
+use super::announce::{Announcer, announce};
+use super::cluster_policy;
 use super::eniconfig::{self, EniConfigWatch};
 use super::event::{Publisher, publish};
-use super::handle::{ClusterHandle, GATHER, GATHER_AT_MOST, Snapshot};
+use super::handle::{ClusterHandle, Snapshot};
+use super::keep::{PeerNodes, Shown, keep};
 use super::object::Object;
-use super::table::{Fleet, Incumbents, KINDS, Table, Update, Waiting};
+use super::table::{Fleet, KINDS, Table, Update};
 use super::watch::{Change, Sink, WatchPace, WatchStatus, Watcher};
 
 /// Updates on their way to the table. When it is full the watches wait, and the server
 /// ends those that wait too long; they then take up where they were.
-const QUEUE: usize = 1024;
+pub(super) const QUEUE: usize = 1024;
 
 /// What to watch and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// This node's name.
     pub node: String,
+    /// Whether pods of this node are audited that ask for it by their annotation.
+    pub pod_audit: bool,
     /// Whether ENIConfigs are watched too.
     pub eni_configs: bool,
     /// Where cluster IPs are given from, if that is known.
@@ -76,26 +80,38 @@ pub fn start(client: Client, options: Options) -> (ClusterHandle, Driver) {
             Update::Slices,
         ),
         watches.add("nodes", "/api/v1/nodes", None, Some(node_field.as_str()), Update::Node),
+        watches.optional(
+            "clusternetworkpolicies",
+            cluster_policy::PATH,
+            ToTable { updates: updates.clone(), wrap: Update::ClusterPolicies },
+        ),
     ];
     let mut status = kinds.to_vec();
+    let (nodes, of_nodes) = PeerNodes::new(client.clone(), watches.options.pace, &updates);
+    status.push(of_nodes);
     let eni_configs = watches.options.eni_configs.then(|| {
         let (keeper, list) = eniconfig::Keeper::new();
-        let watched = watches.run("eniconfigs", eniconfig::PATH, None, None, keeper);
+        let watched = watches.run("eniconfigs", eniconfig::PATH, (None, None), false, keeper);
         status.push(watched.clone());
         EniConfigWatch { list, status: watched }
     });
     let Watches { options, .. } = watches;
-    let table = Table::new(&options.node, options.service_cidrs, options.fleet);
+    let mut table = Table::new(&options.node, options.service_cidrs, options.fleet);
+    table.pod_audit = options.pod_audit;
     let (told, waiting) = watch::channel(None);
     let (named, incumbents) = watch::channel(None);
-    tasks.spawn(keep(table, inbox, snapshots, told, named));
+    let shown = Shown { snapshots, waiting: told, incumbents: named };
+    tasks.spawn(keep(table, inbox, nodes, shown));
     tasks.spawn(publish(client.clone(), options.node, outbox));
+    let (announcer, to_announce) = Announcer::new();
+    tasks.spawn(announce(client.clone(), snapshot.clone(), to_announce));
     let handle = ClusterHandle {
         client,
         snapshot,
         updates,
         status: status.into(),
         events,
+        announcer,
         eni_configs,
         waiting,
         incumbents,
@@ -120,15 +136,25 @@ impl Watches<'_> {
         wrap: fn(Change<T>) -> Update,
     ) -> watch::Receiver<WatchStatus> {
         let sink = ToTable { updates: self.updates.clone(), wrap };
-        self.run(kind, path, labels, fields, sink)
+        self.run(kind, path, (labels, fields), false, sink)
+    }
+
+    /// Of a kind that the API need not have; without it there is nothing.
+    fn optional<T: Object>(
+        &mut self,
+        kind: &'static str,
+        path: &'static str,
+        sink: impl Sink<T> + 'static,
+    ) -> watch::Receiver<WatchStatus> {
+        self.run(kind, path, (None, None), true, sink)
     }
 
     fn run<T: Object>(
         &mut self,
         kind: &'static str,
         path: &'static str,
-        labels: Option<&str>,
-        fields: Option<&str>,
+        (labels, fields): (Option<&str>, Option<&str>),
+        optional: bool,
         sink: impl Sink<T> + 'static,
     ) -> watch::Receiver<WatchStatus> {
         let (status, receiver) = watch::channel(WatchStatus { kind, ..WatchStatus::default() });
@@ -138,6 +164,7 @@ impl Watches<'_> {
             path,
             labels: labels.map(str::to_owned),
             fields: fields.map(str::to_owned),
+            optional,
             pace: self.options.pace,
             status,
         };
@@ -154,49 +181,5 @@ struct ToTable<T> {
 impl<T: Object> Sink<T> for ToTable<T> {
     async fn take(&mut self, change: Change<T>) -> bool {
         self.updates.send((self.wrap)(change)).await.is_ok()
-    }
-}
-
-/// Owns the table: takes what comes, gathers what comes together, and shows the result.
-async fn keep(
-    mut table: Table,
-    mut inbox: mpsc::Receiver<Update>,
-    shown: watch::Sender<Snapshot>,
-    told: watch::Sender<Option<Waiting>>,
-    named: watch::Sender<Option<Incumbents>>,
-) {
-    while let Some(first) = inbox.recv().await {
-        let mut different = table.apply(first);
-        let latest = Instant::now() + GATHER_AT_MOST;
-        loop {
-            let until = (Instant::now() + GATHER).min(latest);
-            match timeout_at(until, inbox.recv()).await {
-                Ok(Some(update)) => different |= table.apply(update),
-                // Nobody can send any more; what came is still shown.
-                Ok(None) => break,
-                Err(_) => break,
-            }
-            if Instant::now() >= latest {
-                break;
-            }
-        }
-        // Not a part of the snapshot: policy must not be compiled anew for it.
-        if let Some(waiting) = table.waiting() {
-            told.send_replace(Some(waiting));
-        }
-        if let Some(incumbents) = table.incumbents() {
-            named.send_replace(Some(incumbents));
-        }
-        // Before everything was listed once, half a cluster is not worth compiling.
-        if different && table.is_complete() {
-            let next = Snapshot {
-                generation: shown.borrow().generation + 1,
-                synced: true,
-                cluster: table.cluster(),
-                findings: table.findings(),
-                node: table.facts(),
-            };
-            shown.send_replace(next);
-        }
     }
 }

@@ -11,7 +11,7 @@ use rpc::{PodRef, Refusal, code};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::worker::{Command, Worker};
-use super::{Kernel, KernelError};
+use super::{Changes, Kernel, KernelError};
 use crate::endpoint::{Endpoint, Enforcement, Slot};
 use crate::metrics::Metrics;
 
@@ -44,16 +44,26 @@ pub struct PolicyReport {
     pub local: Vec<LocalPod>,
     /// Entries by map.
     pub counts: BTreeMap<&'static str, usize>,
-    /// What could not be taken as given.
-    pub findings: Vec<Finding>,
+    /// What could not be taken as given; the same pointer for as long as nothing changed.
+    pub findings: Arc<[Finding]>,
+    /// Pods whose links take no filters, or have others' before ours.
+    pub filters: Arc<[Finding]>,
+}
+
+impl PolicyReport {
+    /// Everything that was found.
+    pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().chain(self.filters.iter())
+    }
 }
 
 /// Puts endpoints under policy; clone it as often as needed.
 #[derive(Debug)]
 pub struct Enforcer<C> {
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     cluster: Arc<C>,
     report: watch::Receiver<Arc<PolicyReport>>,
+    changes: Changes,
     restoring: watch::Sender<bool>,
 }
 
@@ -68,9 +78,11 @@ impl<C: ClusterSource> Enforcer<C> {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (reporter, report) = watch::channel(Arc::default());
         let source = Arc::clone(&cluster);
-        let worker = Worker::new(kernel, Box::new(move || source.snapshot()), reporter, metrics)?;
+        let changes = Changes::default();
+        let snapshot = Box::new(move || source.snapshot());
+        let worker = Worker::new(kernel, snapshot, reporter, changes.clone(), metrics, commands.downgrade())?;
         std::thread::Builder::new().name("policy".to_owned()).spawn(move || worker.run(receiver))?;
-        Ok(Self { commands, cluster, report, restoring: watch::Sender::new(true) })
+        Ok(Self { commands, cluster, report, changes, restoring: watch::Sender::new(true) })
     }
 
     /// Every former endpoint was attached: compiles, puts it in force, and serves newcomers from now on.
@@ -84,10 +96,16 @@ impl<C: ClusterSource> Enforcer<C> {
         Ok(())
     }
 
-    /// The cluster's snapshot changed now.
-    pub async fn cluster_changed(&self) {
+    /// The cluster's snapshot changed; the first of what is new reached the agent at `since`.
+    pub async fn cluster_changed(&self, since: Instant) {
         // The thread lives as long as this handle; if it is gone the process is ending.
-        drop(self.commands.send(Command::Changed(Instant::now())).await);
+        drop(self.commands.send(Command::Changed(since)).await);
+    }
+
+    /// How long the last changes took on their way into the maps.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Brings the packet counters into the metrics.

@@ -156,10 +156,8 @@ impl<K: Kernel> Worker<K> {
             self.report.send_modify(|report| {
                 let report = Arc::make_mut(report);
                 report.error = error;
-                let ours = [FindingReason::NotFiltered, FindingReason::ForeignFilter];
-                report.findings.retain(|finding| !ours.contains(&finding.reason));
-                report.findings.extend(findings);
-                self.metrics.policy_findings.set(gauge(report.findings.len()));
+                report.filters = findings.into();
+                self.metrics.policy_findings.set(gauge(report.all_findings().count()));
             });
         }
     }

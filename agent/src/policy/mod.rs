@@ -7,6 +7,9 @@
 mod enforcer;
 mod explain;
 mod filters;
+mod leftover;
+mod look;
+mod programmed;
 mod take_over;
 #[cfg(test)]
 mod tests;
@@ -20,7 +23,9 @@ use policy_core::Step;
 use crate::endpoint::{HostEnd, Slot};
 
 pub use enforcer::{ClusterSource, Enforcer, PolicyReport};
-pub use explain::Question;
+pub use explain::{Connection, Question, Standing};
+pub use look::InForce;
+pub use programmed::{Changes, Programmed};
 
 /// A local pod's place in the maps, without its policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +87,15 @@ pub struct PacketCount {
 /// What a map or link refused.
 pub type KernelError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A step failed part way.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// How many of its entries were carried out, from the first of its list on.
+    pub done: usize,
+    /// Why the next one was not.
+    pub error: KernelError,
+}
+
 /// Maps, programs and filters, as the worker needs them.
 pub trait Kernel: Send + 'static {
     /// Everything that stands in the maps already, from an agent before this one, and the last epoch that was
@@ -107,9 +121,10 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     ///
-    /// Where a map is full or cannot be written; entries before the failing one stay, and the step may be
-    /// repeated.
-    fn apply(&mut self, step: &Step) -> Result<(), KernelError>;
+    /// Where a map is full or cannot be written, with the number of entries that stand.
+    fn apply(&mut self, step: &Step) -> Result<(), Unfinished>;
+    /// What blocks for a grace period, on whatever thread: programs that ran before it have ended after it.
+    fn grace(&self) -> Box<dyn FnMut() -> Result<(), KernelError> + Send>;
     /// Puts both filters on the link, or replaces them in place. With `take_over` those of the node agent go, else they
     /// are foreign.
     ///

@@ -1,8 +1,9 @@
 mod filters;
+mod unfinished;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use policy_core::{Cluster, Step, Tables};
 use prometheus_client::registry::Registry;
@@ -26,6 +27,10 @@ struct Maps {
     /// Slots whose links live.
     living: BTreeSet<u32>,
     failing: Option<&'static str>,
+    /// The next entry that is written after so many is refused.
+    written_until: Option<usize>,
+    /// The most port entries that there is room for; 0: no limit.
+    most_ports: usize,
     /// Links that take no filters.
     refusing: BTreeSet<u32>,
     /// Links with the node agent's filters.
@@ -40,10 +45,12 @@ struct Maps {
     pinned: BTreeSet<u32>,
     /// How often a link was looked at.
     looks: usize,
+    /// Programs that began a while ago have not ended yet.
+    programs_run: bool,
 }
 
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Maps>>);
+struct Memory(Arc<Mutex<Maps>>, Arc<Condvar>);
 
 impl Memory {
     fn log(&self) -> Vec<String> {
@@ -70,14 +77,41 @@ impl Kernel for Memory {
         Ok(())
     }
 
-    fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
+    fn apply(&mut self, step: &Step) -> Result<(), Unfinished> {
         let mut maps = self.0.lock().unwrap();
+        let mut room = step.len();
         if maps.failing.take_if(|failing| *failing == step.name()).is_some() {
-            return Err("the map is full".into());
+            room = 0;
+        }
+        if let Some(left) = maps.written_until {
+            room = room.min(left);
+            maps.written_until = (room == step.len()).then(|| left - room);
+        }
+        if let (Step::AddPorts(list), 1..) = (step, maps.most_ports) {
+            let ports = &maps.tables.ports;
+            let mut used = ports.len();
+            let place = list.iter().position(|(key, _)| {
+                used += usize::from(!ports.contains_key(key));
+                used > maps.most_ports
+            });
+            room = room.min(place.unwrap_or(list.len()));
+        }
+        if room < step.len() {
+            maps.tables.record(&step.prefix(room));
+            return Err(Unfinished { done: room, error: "the map is full".into() });
         }
         maps.tables.record(step);
         maps.log.push(step.name().to_owned());
         Ok(())
+    }
+
+    fn grace(&self) -> Box<dyn FnMut() -> Result<(), KernelError> + Send> {
+        let (maps, ended) = (Arc::clone(&self.0), Arc::clone(&self.1));
+        Box::new(move || {
+            let running = ended.wait_while(maps.lock().unwrap(), |maps| maps.programs_run).unwrap();
+            drop(running);
+            Ok(())
+        })
     }
 
     fn attach(&mut self, binding: &Binding, take_over: bool) -> Result<Attached, KernelError> {
@@ -276,6 +310,31 @@ async fn a_restart_leaves_in_force_what_lives_and_empties_what_is_gone() {
 }
 
 #[tokio::test]
+async fn what_a_take_over_leaves_to_be_moved_is_moved_before_any_change() {
+    let memory = Memory::default();
+    let first = enforcer(&memory);
+    first.activate().await.expect("nothing to compile");
+    first.attach(endpoint(1, "web")).await.expect("nothing fails");
+    drop(first);
+
+    let second = enforcer(&memory);
+    second.attach(endpoint(1, "web")).await.expect("adopted");
+    second.activate().await.expect("nothing fails");
+    second.count().await;
+    let log = memory.log();
+    let place =
+        |what: &str| log.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what} in {log:?}"));
+    assert!(place("set_endpoints") < place("grace") && place("grace") < place("remove_rows"), "{log:?}");
+    second.cluster_changed(Instant::now()).await;
+    second.count().await;
+    let mut log = memory.log();
+    // After the grace period.
+    log.retain(|line| line != "remove_rows" && line != "remove_ports");
+    assert_eq!(log, Vec::<String>::new(), "nothing changed");
+    assert!(second.changes().after(0).len() == 1, "the start is one change");
+}
+
+#[tokio::test]
 async fn pods_that_run_without_a_lease_are_left_in_force_and_nothing_is_served() {
     let memory = Memory::default();
     let first = enforcer(&memory);
@@ -310,6 +369,33 @@ async fn a_slot_whose_link_changed_hands_is_not_emptied_by_its_former_owner() {
     assert!(memory.0.lock().unwrap().tables.endpoints.contains_key(&1));
     enforcer.detach(&endpoint(1, "web")).await;
     assert!(memory.0.lock().unwrap().tables.endpoints.is_empty());
+}
+
+#[tokio::test]
+async fn nobody_waits_for_programs_to_end_and_what_is_used_again_stays() {
+    let memory = Memory::default();
+    let enforcer = enforcer(&memory);
+    enforcer.activate().await.expect("nothing to compile");
+    enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
+    memory.0.lock().unwrap().programs_run = true;
+    enforcer.detach(&endpoint(1, "web")).await;
+    // What it left is what this one needs.
+    enforcer.attach(endpoint(2, "web")).await.expect("nothing fails");
+    assert!(!memory.0.lock().unwrap().tables.rows.is_empty());
+    let end_programs = || {
+        memory.0.lock().unwrap().programs_run = false;
+        memory.1.notify_all();
+    };
+    end_programs();
+    // Answered after whatever was due then.
+    enforcer.count().await;
+    enforcer.attach(endpoint(3, "web")).await.expect("nothing fails");
+    assert!(!memory.log().contains(&"remove_rows".to_owned()));
+
+    enforcer.detach(&endpoint(2, "web")).await;
+    enforcer.detach(&endpoint(3, "web")).await;
+    let gone = || memory.0.lock().unwrap().tables.rows.is_empty().then_some(());
+    kernel_test::wait_for("what nobody needs goes", Duration::from_secs(20), gone).expect("it goes");
 }
 
 #[tokio::test]

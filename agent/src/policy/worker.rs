@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use policy_core::{Cluster, Compiled, Compiler, CompilerOptions, LocalPod, Step, Tables};
+use policy_core::{Cluster, Compiler, CompilerOptions, LocalPod, Step};
 use rpc::{Refusal, code};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::enforcer::PolicyReport;
 use super::filters::Filters;
-use super::{Binding, Kernel, KernelError};
+use super::leftover::{self, Leftover, Over};
+use super::look::{InForce, Look};
+use super::{Binding, Changes, Kernel, KernelError, Programmed, Unfinished};
 use crate::cause::chain;
 use crate::endpoint::{Endpoint, Slot};
 use crate::metrics::Metrics;
@@ -27,7 +29,7 @@ pub(super) enum Command {
     Detach(Slot, u32, oneshot::Sender<()>),
     /// All former endpoints are known, compile from now on.
     Activate(Reply),
-    /// The cluster's snapshot changed, at this moment.
+    /// The cluster's snapshot changed; the first of what is new reached the agent at this moment.
     Changed(Instant),
     /// Which slot a link's filters have.
     SlotOf(u32, oneshot::Sender<Option<Slot>>),
@@ -39,22 +41,26 @@ pub(super) enum Command {
     Count(oneshot::Sender<()>),
     /// Filters that somebody took off are put back.
     Verify(oneshot::Sender<()>),
+    /// Somebody asks what is in force.
+    Look(Look),
+    /// The grace period for what was left at this turn is over, or could not be waited for.
+    GraceOver(u64, Result<(), KernelError>),
 }
 
 pub(super) struct Worker<K> {
     pub(super) kernel: K,
-    compiler: Compiler,
-    installed: Tables,
+    pub(super) compiler: Compiler,
     pub(super) local: BTreeMap<Slot, (LocalPod, Binding)>,
     pub(super) filters: Filters,
     snapshot: Box<dyn Fn() -> Arc<Cluster> + Send>,
     pub(super) report: watch::Sender<Arc<PolicyReport>>,
+    changes: Changes,
     pub(super) metrics: Metrics,
     pub(super) active: bool,
     /// Why the newest policy is not in force, where it is not.
     unapplied: Option<String>,
-    /// What is no longer needed was left in the maps.
-    leftover: bool,
+    /// What is no longer needed and still in the maps.
+    leftover: Leftover,
 }
 
 impl<K: Kernel> Worker<K> {
@@ -67,24 +73,28 @@ impl<K: Kernel> Worker<K> {
         mut kernel: K,
         snapshot: Box<dyn Fn() -> Arc<Cluster> + Send>,
         report: watch::Sender<Arc<PolicyReport>>,
+        changes: Changes,
         metrics: Metrics,
+        commands: mpsc::WeakSender<Command>,
     ) -> Result<Self, KernelError> {
         let (installed, last_epoch) = kernel.installed()?;
         // Epochs come from one counter of the node and are never used again, restarts included.
         let first_epoch = last_epoch + 1;
-        let compiler = Compiler::new(CompilerOptions { first_epoch, ..CompilerOptions::default() });
+        let options = CompilerOptions { first_epoch, ..CompilerOptions::default() };
+        let compiler = Compiler::new(options, installed);
+        let leftover = Leftover::new(kernel.grace(), commands)?;
         Ok(Self {
             kernel,
             compiler,
-            installed,
             local: BTreeMap::new(),
             filters: Filters::default(),
             snapshot,
             report,
+            changes,
             metrics,
             active: false,
             unapplied: None,
-            leftover: false,
+            leftover,
         })
     }
 
@@ -97,12 +107,12 @@ impl<K: Kernel> Worker<K> {
                 self.take(next, &mut batch);
             }
             if batch.compile && self.active {
-                self.compile_and_apply(batch, || !commands.is_empty());
+                self.compile_and_apply(batch);
+                if self.compiler.is_taking_over() && self.unapplied.is_none() {
+                    self.finish_take_over();
+                }
             } else {
                 batch.answer(&Ok(()), &BTreeMap::new());
-            }
-            if self.leftover && commands.is_empty() {
-                self.compile_and_apply(Batch::default(), || false);
             }
         }
     }
@@ -147,6 +157,11 @@ impl<K: Kernel> Worker<K> {
                 batch.compile = true;
                 batch.since = Some(batch.since.map_or(since, |earlier| earlier.min(since)));
             }
+            Command::GraceOver(turn, waited) => {
+                // There may be room now for what found none.
+                batch.compile |= self.remove_leftover(turn, waited) && self.unapplied.is_some();
+            }
+            Command::Look(look) => look(&InForce { compiler: &self.compiler, local: &self.local }),
             Command::SlotOf(ifindex, reply) => drop(reply.send(self.kernel.slot_of(ifindex))),
             Command::AddressesOf(ifindex, reply) => {
                 let bound = self.kernel.bound_to(ifindex).into_iter();
@@ -173,7 +188,7 @@ impl<K: Kernel> Worker<K> {
     /// A closed slot for the newcomer: what comes before its sets are written is dropped.
     fn admit(&mut self, endpoint: &Endpoint, pod: LocalPod) -> Result<(), Refusal> {
         let binding = binding(endpoint);
-        self.installed.endpoints.remove(&u32::from(endpoint.slot.number()));
+        self.compiler.clear_endpoint(u32::from(endpoint.slot.number()));
         self.kernel.bind(&binding).map_err(|error| refused("endpoint-map", &error))?;
         self.local.insert(endpoint.slot, (pod, binding));
         self.filters.missing.insert(endpoint.slot);
@@ -196,8 +211,14 @@ impl<K: Kernel> Worker<K> {
             return Err(Refusal::new(code::TRY_AGAIN_LATER, "leases-lost", message));
         }
         self.active = true;
-        let gone: Vec<u32> =
-            self.installed.endpoints.keys().copied().filter(|slot| !claimed.contains(slot)).collect();
+        let gone: Vec<u32> = self
+            .compiler
+            .installed()
+            .endpoints
+            .keys()
+            .copied()
+            .filter(|slot| !claimed.contains(slot))
+            .collect();
         for slot in gone {
             self.clear(slot);
         }
@@ -212,36 +233,68 @@ impl<K: Kernel> Worker<K> {
     }
 
     pub(super) fn clear(&mut self, slot: u32) {
-        self.installed.endpoints.remove(&slot);
+        self.compiler.clear_endpoint(slot);
         if let Err(error) = self.kernel.clear(slot) {
             tracing::error!(slot, %error, "a slot could not be emptied");
         }
     }
 
-    /// Compiles and puts in force. While others wait (`busy`), what is no longer needed stays a little longer: its
-    /// grace period would be part of their ADD.
-    fn compile_and_apply(&mut self, batch: Batch, busy: impl Fn() -> bool) {
+    /// Compiles and puts in force. What is no longer needed stays for a grace period.
+    fn compile_and_apply(&mut self, batch: Batch) {
         let cluster = (self.snapshot)();
         let local: Vec<LocalPod> = self.local.values().map(|(pod, _)| pod.clone()).collect();
-        let compiled = self.compiler.compile(&cluster, &local, &self.installed);
-        let steps = compiled.plan(&self.installed);
+        let began = Instant::now();
+        let steps = self.compiler.update(&cluster, &local).steps;
         let flip = steps.iter().position(|step| *step == Step::Grace).unwrap_or(steps.len());
         let (before, after) = steps.split_at(flip);
 
+        let compile = began.elapsed();
         let outcome = self.apply(before);
-        if let (Ok(()), Some(since)) = (&outcome, batch.since) {
-            self.metrics.policy_seconds.observe(since.elapsed().as_secs_f64());
+        let first = (!batch.activated.is_empty()).then_some(began);
+        if let (Ok(()), Some(since), false) = (&outcome, batch.since.or(first), before.is_empty()) {
+            let took = since.elapsed();
+            if batch.since.is_some() {
+                self.metrics.policy_seconds.observe(took.as_secs_f64());
+            }
+            let apply = began.elapsed().saturating_sub(compile);
+            self.changes.note(Programmed::now(took, compile, apply, before));
         }
         let refused = self.attach_filters(&batch, &outcome);
-        self.publish(compiled, &outcome);
+        self.publish(&outcome);
         batch.answer(&outcome, &refused);
-        self.leftover = !after.is_empty() && busy();
-        if outcome.is_ok()
-            && !self.leftover
-            && let Err(refusal) = self.apply(after)
-        {
-            tracing::warn!(error = %refusal, "what is no longer needed was not removed; the next change tries again");
+        let removals = match outcome {
+            Ok(()) => after.iter().filter(|step| **step != Step::Grace).cloned().collect(),
+            // What fills the maps must not wait for what found no room in them.
+            Err(_) => leftover::unreachable(after, self.compiler.installed()),
+        };
+        self.leftover.plan(!before.is_empty(), removals);
+    }
+
+    /// Moves all addresses from the classes that say what they were for a former agent to those that need not, before any
+    /// change has to wait for that. The former rows go first: maps need not have room for three times as many.
+    fn finish_take_over(&mut self) {
+        let former = self.leftover.take();
+        match self.apply(&[Step::Grace]).and_then(|()| self.apply(&former)) {
+            Ok(()) => self.compile_and_apply(Batch::default()),
+            Err(refusal) => {
+                tracing::warn!(error = %refusal, "what a former agent left was not removed; the next change tries again");
+            }
         }
+    }
+
+    /// Removes what no program can be using any more; returns whether something was removed.
+    fn remove_leftover(&mut self, turn: u64, waited: Result<(), KernelError>) -> bool {
+        let (over, removed) = match (self.leftover.over(turn), waited) {
+            (Over::Later, _) => return false,
+            (Over::Due(steps), Ok(())) => (steps, Ok(())),
+            (Over::Due(_), Err(error)) => (Vec::new(), Err(refused("grace", &error))),
+            (Over::Overdue(steps), _) => (steps, self.apply(&[Step::Grace])),
+        };
+        if let Err(refusal) = removed.and_then(|()| self.apply(&over)) {
+            tracing::warn!(error = %refusal, "what is no longer needed was not removed; the next change tries again");
+            return false;
+        }
+        !over.is_empty()
     }
 
     /// What keeps the node from serving.
@@ -249,42 +302,48 @@ impl<K: Kernel> Worker<K> {
         self.unapplied.clone().or_else(|| self.lacking_filters())
     }
 
-    /// Step by step, remembering what stands; stops at the first that fails.
+    /// Step by step, remembering what stands, to the entry; stops at the first that fails.
     fn apply(&mut self, steps: &[Step]) -> Result<(), Refusal> {
         for step in steps {
-            if let Err(error) = self.kernel.apply(step) {
+            if let Err(Unfinished { done, error }) = self.kernel.apply(step) {
+                if done > 0 {
+                    self.compiler.record(&step.prefix(done));
+                }
                 self.metrics.policy_errors.inc();
                 tracing::error!(
                     step = step.name(),
                     entries = step.len(),
+                    written = done,
                     error = chain(&*error),
                     "the older policy stays in force"
                 );
                 return Err(refused(step.name(), &error));
             }
-            self.installed.record(step);
+            self.compiler.record(step);
         }
         Ok(())
     }
 
-    fn publish(&mut self, mut compiled: Compiled, outcome: &Result<(), Refusal>) {
+    fn publish(&mut self, outcome: &Result<(), Refusal>) {
         self.unapplied = outcome.as_ref().err().map(ToString::to_string);
-        compiled.findings.extend(self.filter_findings());
-        self.metrics.policy_findings.set(gauge(compiled.findings.len()));
+        let (findings, filters) = (self.compiler.findings(), self.filter_findings());
+        self.metrics.policy_findings.set(gauge(findings.len() + filters.len()));
+        let installed = self.compiler.installed();
         self.metrics.endpoints.set(gauge(self.local.len()));
         self.report.send_replace(Arc::new(PolicyReport {
             error: self.error(),
-            endpoints: compiled.tables.endpoints.clone(),
+            endpoints: installed.endpoints.clone(),
             local: self.local.values().map(|(pod, _)| pod.clone()).collect(),
             counts: [
-                ("rows", compiled.tables.rows.len()),
-                ("ports", compiled.tables.ports.len()),
-                ("cidrs", compiled.tables.cidrs.len()),
-                ("peers", compiled.tables.peers.len()),
-                ("vips", compiled.tables.vips.len()),
+                ("rows", installed.rows.len()),
+                ("ports", installed.ports.len()),
+                ("cidrs", installed.cidrs.len()),
+                ("peers", installed.peers.len()),
+                ("vips", installed.vips.len()),
             ]
             .into(),
-            findings: compiled.findings,
+            findings,
+            filters: filters.into(),
         }));
     }
 }

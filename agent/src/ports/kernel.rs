@@ -11,7 +11,7 @@ use policy_core::{Step, Tables};
 use crate::cause::chain;
 use crate::datapath::{Datapath, EMBEDDED, EndpointSpec, OpenError, Options, Via};
 use crate::endpoint::Slot;
-use crate::policy::{Attached, Binding, Kernel, KernelError, PacketCount, Survey, Touched};
+use crate::policy::{Attached, Binding, Kernel, KernelError, PacketCount, Survey, Touched, Unfinished};
 
 /// New flow entries that one pod may cause in a tick of 1.07 s: far more than a busy server opens, and little
 /// enough that a flood cannot push other pods' idle flows out of the table within their age.
@@ -40,8 +40,8 @@ impl KernelPort {
     /// # Errors
     ///
     /// As [`Datapath::open`].
-    pub fn open(root: &Path) -> Result<Datapath, OpenError> {
-        Datapath::open(EMBEDDED, root, &Options::default())
+    pub fn open(root: &Path, options: &Options) -> Result<Datapath, OpenError> {
+        Datapath::open(EMBEDDED, root, options)
     }
 }
 
@@ -65,8 +65,13 @@ impl Kernel for KernelPort {
         Ok(self.0.clear_endpoint(slot)?)
     }
 
-    fn apply(&mut self, step: &Step) -> Result<(), KernelError> {
-        Ok(self.0.apply(std::slice::from_ref(step))?)
+    fn apply(&mut self, step: &Step) -> Result<(), Unfinished> {
+        let applied = self.0.apply_step(step);
+        applied.map_err(|unfinished| Unfinished { done: unfinished.done, error: unfinished.source.into() })
+    }
+
+    fn grace(&self) -> Box<dyn FnMut() -> Result<(), KernelError> + Send> {
+        Box::new(|| Ok(crate::datapath::wait_grace()?))
     }
 
     fn attach(&mut self, binding: &Binding, take_over: bool) -> Result<Attached, KernelError> {

@@ -4,6 +4,7 @@
 
 mod calls;
 mod cluster;
+mod flows;
 mod host;
 mod kernel;
 mod pool;
@@ -12,6 +13,7 @@ mod teller;
 
 pub use calls::CallPort;
 pub use cluster::ClusterPort;
+pub use flows::{KnownPort, RingPort};
 pub use host::HostPort;
 pub use kernel::KernelPort;
 pub use pool::PoolPort;

@@ -1,6 +1,7 @@
 //! The pool as the source of addresses.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use rpc::{PodRef, Refusal, SandboxKey, code};
@@ -144,6 +145,14 @@ impl Addresses for PoolPort {
         }
         let message = format!("the lease of {key} is not known any more or could not be written down");
         Err(Refusal::retryable(code::TRY_AGAIN_LATER, rpc::reason::UNKNOWN_LEASE, message))
+    }
+
+    fn announce(&self, pod: &PodRef, address: IpAddr) {
+        self.teller.address(pod, address);
+    }
+
+    fn withdraw(&self, pod: &PodRef, address: IpAddr) {
+        self.teller.no_address(pod, address);
     }
 
     async fn release(&self, key: &SandboxKey) -> Result<(), Refusal> {

@@ -2,12 +2,13 @@
 //! for the same thing make one Event of the node and one of each pod, however often they are tried again.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rpc::PodRef;
 
-use crate::k8s::{ClusterHandle, EventKind, EventObject, EventSpec};
+use crate::k8s::{Announcement, ClusterHandle, EventKind, EventObject, EventSpec};
 
 /// For so long the same is not told again of the same object.
 const WINDOW: Duration = Duration::from_secs(600);
@@ -47,6 +48,16 @@ impl Teller {
         );
     }
 
+    /// A pod's address, for the other nodes.
+    pub fn address(&self, pod: &PodRef, address: IpAddr) {
+        self.cluster.announce(announcement(pod, address));
+    }
+
+    /// The pod has that address no more.
+    pub fn no_address(&self, pod: &PodRef, address: IpAddr) {
+        self.cluster.withdraw(announcement(pod, address));
+    }
+
     /// One sentence on this node's object; how often it was held back is added.
     pub fn node(&self, reason: &'static str, message: &str) {
         self.node_about(reason, "", message);
@@ -77,6 +88,15 @@ impl Teller {
 
     fn publish(&self, object: EventObject, reason: &'static str, message: String) {
         self.cluster.publish_event(EventSpec { object, kind: EventKind::Warning, reason, message });
+    }
+}
+
+fn announcement(pod: &PodRef, address: IpAddr) -> Announcement {
+    Announcement {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        addresses: vec![address],
     }
 }
 

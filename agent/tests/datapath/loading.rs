@@ -1,10 +1,13 @@
 //! Opening, pins, and what stands in the maps.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
+use ebpf_common::abi::{PeerValue, PortAction, PortKey, PortValue};
 use policy_core::Step;
 use tidepool_agent::datapath::{Datapath, EndpointSpec, OpenError};
 
-use super::world::{MAC, Node, ip, object, options, rules, sets};
+use super::world::{MAC, Node, ip, object, options, row, rules, sets};
 
 pub(crate) fn an_empty_object_is_refused() -> Result<()> {
     let refused = Datapath::open(&[], "/sys/fs/bpf/nowhere".as_ref(), &options());
@@ -77,6 +80,45 @@ pub(crate) fn what_is_applied_is_read_back() -> Result<()> {
         dp.apply(&removals)?;
         dp.apply(&removals)?;
         ensure!(dp.installed()? == policy_core::Tables::default());
+        Ok(())
+    })
+}
+
+pub(crate) fn thousands_of_entries_are_written_and_removed_at_once() -> Result<()> {
+    const COUNT: u32 = 9000;
+    let node = Node::new()?;
+    let mut roomy = options();
+    (roomy.sizes.rows, roomy.sizes.ports, roomy.sizes.peers) = (COUNT, COUNT, COUNT);
+    node.with(&roomy, |dp| {
+        let address = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        let peers = (0..COUNT).map(|number| (address(number), PeerValue::new(address(number), number)));
+        let ports = (0..COUNT).map(|number| (PortKey::any(number), PortValue::new(PortAction::Deny, number)));
+        let steps = [
+            Step::AddPorts(ports.collect()),
+            Step::AddRows((0..COUNT).map(|number| row(1, number, 0, number)).collect()),
+            Step::SetPeers(peers.collect()),
+        ];
+        dp.apply(&steps)?;
+        let mut expected = policy_core::Tables::default();
+        steps.iter().for_each(|step| expected.record(step));
+        ensure!(dp.installed()? == expected, "not all were written");
+
+        // Every third is gone already when all go.
+        let some = |part: u32| (0..COUNT).filter(move |number| number % 3 == 0 || part == 0);
+        for part in [1, 0] {
+            dp.apply(&[
+                Step::RemovePeers(some(part).map(address).collect()),
+                Step::RemoveRows(some(part).map(|number| row(1, number, 0, 0).0).collect()),
+                Step::RemovePorts(some(part).map(PortKey::any).collect()),
+            ])?;
+        }
+        ensure!(dp.installed()? == policy_core::Tables::default(), "not all were removed");
+
+        // A full map says so, and what went in before stays.
+        let over = (0..=COUNT).map(|number| (PortKey::any(number), PortValue::new(PortAction::Allow, 1)));
+        let refused = dp.apply(&[Step::AddPorts(over.collect())]);
+        ensure!(refused.is_err(), "the map has no room for {}", COUNT + 1);
+        ensure!(dp.installed()?.ports.len() == COUNT as usize);
         Ok(())
     })
 }

@@ -15,7 +15,7 @@ use super::world::{Node, ifindex, ip, options, row, rules, sets};
 
 pub(crate) const SOON: Duration = Duration::from_millis(300);
 pub(crate) const LATE: Duration = Duration::from_secs(10);
-const GATEWAY_MAC: &str = "02:00:00:00:00:fe";
+pub(crate) const GATEWAY_MAC: &str = "02:00:00:00:00:fe";
 
 /// A node with pods A (10.0.0.1, slot 1) and B (10.0.0.2, slot 2), wired as the
 /// plugin wires them. B is of class 5: TCP/80 and UDP/53 for set 1.
@@ -186,23 +186,14 @@ pub(crate) fn short_linear_area() -> Result<()> {
 }
 
 /// Sends a frame as it is by a packet socket in the calling thread's namespace.
-fn send_frame(link: &str, frame: &[u8]) -> Result<()> {
+pub(crate) fn send_frame(link: &str, frame: &[u8]) -> Result<()> {
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-    let index = i32::try_from(ifindex(link)?)?;
     // SAFETY: the call takes integers only.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
     ensure!(fd >= 0, "packet socket: {}", std::io::Error::last_os_error());
     // SAFETY: the descriptor was just made and belongs to nobody else.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET.cast_unsigned().try_into()?,
-        sll_protocol: 0x0800_u16.to_be(),
-        sll_ifindex: index,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0; 8],
-    };
+    let address = link_address(link, 0x0800_u16.to_be())?;
     // SAFETY: frame and address are valid for the lengths that are given.
     let sent = unsafe {
         libc::sendto(
@@ -216,4 +207,17 @@ fn send_frame(link: &str, frame: &[u8]) -> Result<()> {
     };
     ensure!(sent == isize::try_from(frame.len())?, "sending: {}", std::io::Error::last_os_error());
     Ok(())
+}
+
+/// A link of the calling thread's namespace, for packet sockets; the protocol in network order.
+pub(crate) fn link_address(link: &str, protocol: u16) -> Result<libc::sockaddr_ll> {
+    Ok(libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET.cast_unsigned().try_into()?,
+        sll_protocol: protocol,
+        sll_ifindex: i32::try_from(ifindex(link)?)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    })
 }

@@ -39,8 +39,8 @@ fn compare(work: impl FnOnce(&mut Both<'_>, &Links) -> Result<()> + Send) -> Res
         let links = Links::find()?;
         let mut both = Both::new(dp)?;
         both.apply(&rules()?)?;
-        both.endpoint(1, links.a, 1, false)?;
-        both.endpoint(2, links.b, 2, false)?;
+        both.endpoint(1, links.a, 1)?;
+        both.endpoint(2, links.b, 2)?;
         both.apply(&[sets(2, 0, 0, 1)])?;
         work(&mut both, &links)?;
         both.agree()
@@ -273,7 +273,7 @@ pub(crate) fn events() -> Result<()> {
         ensure!(dp.take_event_reader().is_none());
         let mut both = Both::new(dp)?;
         both.apply(&rules()?)?;
-        both.endpoint(1, links.a, 1, false)?;
+        both.endpoint(1, links.a, 1)?;
         both.apply(&[sets(1, 1, 1, 2)])?;
         let denied = tcp(("10.0.0.1", 1234), ("10.0.9.1", 81), SYN)?;
         let run = |dp: &Datapath| {

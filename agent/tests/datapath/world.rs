@@ -120,8 +120,8 @@ impl<'a> Both<'a> {
     }
 
     /// An endpoint with both addresses `10.0.0.<last>` and `fd00::<last>`.
-    pub(crate) fn endpoint(&mut self, slot: u32, ifindex: u32, last: u8, audit: bool) -> Result<()> {
-        let spec = EndpointSpec { ifindex, mac: MAC, audit, ..EndpointSpec::default() }
+    pub(crate) fn endpoint(&mut self, slot: u32, ifindex: u32, last: u8) -> Result<()> {
+        let spec = EndpointSpec { ifindex, mac: MAC, ..EndpointSpec::default() }
             .with_address(ip(&format!("10.0.0.{last}"))?)
             .with_address(ip(&format!("fd00::{last:x}"))?);
         self.dp.set_endpoint(slot, &spec)?;
@@ -129,8 +129,7 @@ impl<'a> Both<'a> {
         addr6[0] = 0xfd;
         addr6[15] = last;
         let isolated = EndpointFlags::ISOLATED_IN | EndpointFlags::ISOLATED_OUT;
-        let audit = if audit { EndpointFlags::AUDIT } else { 0 };
-        let flags = EndpointFlags::ACTIVE | isolated | audit;
+        let flags = EndpointFlags::ACTIVE | isolated;
         let endpoint =
             Endpoint { ifindex, flags, addr4: [10, 0, 0, last], addr6, mac: MAC, ..Endpoint::EMPTY };
         self.host.put_endpoint(slot, endpoint);
@@ -224,9 +223,10 @@ fn tell(host: &mut Host, step: &Step) {
                 ep.set_in = sets.ingress.0;
                 ep.set_out = sets.egress.0;
                 ep.epoch = sets.epoch;
-                ep.flags &= !(EndpointFlags::ISOLATED_IN | EndpointFlags::ISOLATED_OUT);
+                ep.flags = EndpointFlags::ACTIVE;
                 ep.flags |= if ep.set_in != 0 { EndpointFlags::ISOLATED_IN } else { 0 };
                 ep.flags |= if ep.set_out != 0 { EndpointFlags::ISOLATED_OUT } else { 0 };
+                ep.flags |= if sets.audit { EndpointFlags::AUDIT } else { 0 };
                 host.put_endpoint(*slot, ep);
             }
         }
@@ -241,7 +241,13 @@ fn tell(host: &mut Host, step: &Step) {
 }
 
 pub(crate) fn sets(slot: u32, ingress: u32, egress: u32, epoch: u32) -> Step {
-    let sets = EndpointSets { sandbox: "test".into(), ingress: SetId(ingress), egress: SetId(egress), epoch };
+    let sets = EndpointSets {
+        sandbox: "test".into(),
+        ingress: SetId(ingress),
+        egress: SetId(egress),
+        epoch,
+        audit: false,
+    };
     Step::SetEndpoints(vec![(slot, sets)])
 }
 

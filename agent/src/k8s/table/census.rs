@@ -3,7 +3,6 @@
 //! Kept by change: of 150,000 pods only the one that changed is looked at.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use ipam_core::{AccountLimits, Line, Load, Now, PodRef, Queue, Shape};
@@ -11,6 +10,7 @@ use policy_core::model::{Name, Pod, PodState};
 use tokio::time::Instant;
 
 use super::Key;
+use crate::k8s::convert;
 use crate::k8s::object::PodLite;
 use crate::rfc3339;
 
@@ -82,8 +82,7 @@ impl Standing {
             return None;
         }
         let status = &pod.status;
-        let texts = status.pod_ips.iter().map(|one| one.ip.as_str()).chain([status.pod_ip.as_str()]);
-        let addressed = texts.into_iter().any(|text| text.parse::<IpAddr>().is_ok());
+        let addressed = convert::is_addressed(pod);
         let condition = |kind: &str| status.conditions.iter().find(|condition| condition.kind == kind);
         let since = || condition("PodScheduled").and_then(|at| rfc3339::read(&at.last_transition_time));
         let leaves = pod.metadata.deletion_timestamp.is_some();

@@ -1,6 +1,8 @@
 //! The table of what the cluster has.
 
 mod census;
+mod findings;
+mod global;
 mod incumbent;
 mod row;
 
@@ -10,12 +12,17 @@ use std::sync::Arc;
 use policy_core::model::{Backends, Cluster, Name, Service, ServiceBackend};
 use policy_core::{Finding, model::LocalNode};
 
+use super::cluster_policy::ClusterPolicyLite;
 use super::intern::Interner;
 use super::node::NodeFacts;
-use super::object::{Meta, NamespaceLite, NodeLite, PodLite, PolicyLite, ServiceLite, SliceLite};
+use super::object::{
+    Meta, NamespaceLite, NodeLite, PeerNodeLite, PodLite, PolicyLite, ServiceLite, SliceLite,
+};
 use super::watch::Change;
 use census::Census;
 pub use census::{Fleet, Waiting};
+use findings::Findings;
+use global::NodeWants;
 use incumbent::IncumbentPods;
 pub use incumbent::Incumbents;
 use row::{Row, put};
@@ -28,14 +35,19 @@ pub(super) enum Update {
     Services(Change<ServiceLite>),
     Slices(Change<SliceLite>),
     Node(Change<NodeLite>),
+    ClusterPolicies(Change<ClusterPolicyLite>),
+    /// All nodes, as peers; with the number of the watch, since one that was stopped may have told something yet.
+    PeerNodes(u64, Change<PeerNodeLite>),
     /// A pod that was asked for by itself because no watch had told of it yet.
     Fetched(Box<PodLite>),
 }
 
-/// The kinds that make up the table.
-pub(super) const KINDS: usize = 6;
+/// The kinds that are always watched.
+pub(super) const KINDS: usize = 7;
 /// Which of them pods are.
 const PODS: usize = 0;
+/// Nodes as peers, which are watched at times, after the others.
+const NODES: usize = KINDS;
 
 type Key = (Name, Name);
 
@@ -44,14 +56,21 @@ type Seen = Option<HashSet<Key>>;
 
 pub(super) struct Table {
     node: Name,
+    /// The annotation for audit is heeded.
+    pub(super) pod_audit: bool,
     cluster: Cluster,
     facts: Option<Arc<NodeFacts>>,
-    findings: BTreeMap<Key, Vec<Finding>>,
+    findings: Findings,
     interner: Interner,
     /// Backends of hand-written slices, by slice; with the Service that they are for.
     slices: BTreeMap<Key, (Name, Vec<ServiceBackend>)>,
-    seen: [Seen; KINDS],
-    complete: [bool; KINDS],
+    seen: [Seen; KINDS + 1],
+    complete: [bool; KINDS + 1],
+    /// Whether everything was complete once.
+    was_complete: bool,
+    wants: NodeWants,
+    /// The number of the watch of nodes whose word counts.
+    node_watch: u64,
     census: Census,
     incumbents: IncumbentPods,
 }
@@ -65,13 +84,17 @@ impl Table {
         };
         Self {
             node: node.into(),
+            pod_audit: false,
             cluster,
             facts: None,
-            findings: BTreeMap::new(),
+            findings: Findings::default(),
             interner: Interner::default(),
             slices: BTreeMap::new(),
             seen: std::array::from_fn(|_| None),
-            complete: [false; KINDS],
+            complete: [false; KINDS + 1],
+            was_complete: false,
+            wants: NodeWants::default(),
+            node_watch: 0,
             census: Census::new(node, fleet),
             incumbents: IncumbentPods::default(),
         }
@@ -95,9 +118,15 @@ impl Table {
         self.census.note(key, stored.map(AsRef::as_ref), pod);
     }
 
-    /// Whether every kind was listed whole.
-    pub(super) fn is_complete(&self) -> bool {
-        self.complete.iter().all(|complete| *complete)
+    /// Whether every kind was listed whole; nodes too, where a policy that was there from the start waits for them.
+    pub(super) fn is_complete(&mut self) -> bool {
+        self.was_complete |= self.complete[..KINDS].iter().all(|complete| *complete) && !self.wants.holds();
+        self.was_complete
+    }
+
+    /// From now on nodes are watched by the watch of this number.
+    pub(super) fn expect_nodes(&mut self, watch: u64) {
+        self.node_watch = watch;
     }
 
     /// What stands now. Pointers only.
@@ -110,8 +139,8 @@ impl Table {
     }
 
     /// What in policies could not be taken as written.
-    pub(super) fn findings(&self) -> Arc<[Finding]> {
-        self.findings.values().flatten().cloned().collect()
+    pub(super) fn findings(&mut self) -> Arc<[Finding]> {
+        self.findings.all()
     }
 
     /// Takes an update; true: something that matters is different.
@@ -123,13 +152,16 @@ impl Table {
             Update::Services(change) => self.take(3, change),
             Update::Slices(change) => self.take(4, change),
             Update::Node(change) => self.take(5, change),
+            Update::ClusterPolicies(change) => self.take(6, change),
+            Update::PeerNodes(watch, _) if watch != self.node_watch || !self.wants.any() => false,
+            Update::PeerNodes(_, change) => self.take(NODES, change),
             Update::Fetched(pod) => {
                 // A list that began before the pod was there must not take it for gone.
                 let key = self.key(&pod.metadata);
                 if let Some(seen) = &mut self.seen[PODS] {
-                    seen.insert(key);
+                    seen.insert(key.clone());
                 }
-                pod.put(self)
+                pod.put(self, key)
             }
         }
     }
@@ -146,11 +178,15 @@ impl Table {
             Change::Listed(object) => {
                 let key = self.key(object.meta());
                 if let Some(seen) = &mut self.seen[kind] {
-                    seen.insert(key);
+                    // The name is the one that the table holds, too: a list of all pods is long.
+                    seen.insert(key.clone());
                 }
-                object.put(self)
+                object.put(self, key)
             }
-            Change::Applied(object) => object.put(self),
+            Change::Applied(object) => {
+                let key = self.key(object.meta());
+                object.put(self, key)
+            }
             Change::Deleted(object) => {
                 let key = self.key(object.meta());
                 T::remove(self, &key)
@@ -167,6 +203,9 @@ impl Table {
                     let seen = seen.as_ref();
                     self.census.list_ends(|key| seen.is_none_or(|seen| seen.contains(key)));
                     self.incumbents.list_ends(|key| seen.is_none_or(|seen| seen.contains(key)));
+                }
+                if kind == NODES {
+                    self.release_held();
                 }
                 first || removed > 0
             }

@@ -1,9 +1,9 @@
 //! How each kind of object stands in the table.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use policy_core::ObjectKind;
 use policy_core::model::{Cluster, Name, Namespace, Pod, Policy, Service};
 
 use super::{Key, Table};
@@ -16,8 +16,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A kind of the table.
 pub(super) trait Row: Object {
-    /// Puts the object in; true: something that matters is different.
-    fn put(self, table: &mut Table) -> bool;
+    /// Puts the object in, under its key; true: something that matters is different.
+    fn put(self, table: &mut Table, key: Key) -> bool;
     /// Takes an object out; true: it was there.
     fn remove(table: &mut Table, key: &Key) -> bool;
     /// What is there.
@@ -79,19 +79,24 @@ fn keys<T: Part>(table: &Table) -> Vec<Key> {
 }
 
 impl Row for PodLite {
-    fn put(self, table: &mut Table) -> bool {
-        let key = table.key(&self.metadata);
+    fn put(self, table: &mut Table, key: Key) -> bool {
         let node = Name::clone(&table.node);
         let home = table.interner.name(&self.spec.node_name);
         table.count(&key, Some((&self, home)));
+        let finding = convert::pod_finding(&self, &node, table.pod_audit);
+        let found_other = table.findings.set(ObjectKind::Pod, &key, finding.into_iter().collect());
         match convert::pod(&mut table.interner, &self, &node) {
-            Some(pod) => put(&mut table.cluster, &key.0, &key.1, pod),
-            None => take::<Pod>(table, &key),
+            Some(mut pod) => {
+                pod.audit &= table.pod_audit;
+                put(&mut table.cluster, &key.0, &key.1, pod) || found_other
+            }
+            None => take::<Pod>(table, &key) || found_other,
         }
     }
 
     fn remove(table: &mut Table, key: &Key) -> bool {
         table.count(key, None);
+        table.findings.forget(ObjectKind::Pod, key);
         take::<Pod>(table, key)
     }
 
@@ -101,7 +106,7 @@ impl Row for PodLite {
 }
 
 impl Row for NamespaceLite {
-    fn put(self, table: &mut Table) -> bool {
+    fn put(self, table: &mut Table, _: Key) -> bool {
         let name = table.interner.name(&self.metadata.name);
         let labels = convert::namespace(&mut table.interner, &self);
         let old = table.cluster.namespaces.get(&name).and_then(|content| content.labels.as_ref());
@@ -129,20 +134,14 @@ impl Row for NamespaceLite {
 }
 
 impl Row for PolicyLite {
-    fn put(self, table: &mut Table) -> bool {
-        let key = table.key(&self.metadata);
+    fn put(self, table: &mut Table, key: Key) -> bool {
         let (policy, findings) = convert::policy(&self);
-        let before = if findings.is_empty() {
-            table.findings.remove(&key)
-        } else {
-            table.findings.insert(key.clone(), findings.clone())
-        };
-        let found_other = before.unwrap_or_default() != findings;
+        let found_other = table.findings.set(ObjectKind::NetworkPolicy, &key, findings);
         put(&mut table.cluster, &key.0, &key.1, policy) || found_other
     }
 
     fn remove(table: &mut Table, key: &Key) -> bool {
-        table.findings.remove(key);
+        table.findings.forget(ObjectKind::NetworkPolicy, key);
         take::<Policy>(table, key)
     }
 
@@ -152,8 +151,7 @@ impl Row for PolicyLite {
 }
 
 impl Row for ServiceLite {
-    fn put(self, table: &mut Table) -> bool {
-        let key = table.key(&self.metadata);
+    fn put(self, table: &mut Table, key: Key) -> bool {
         match convert::service(&mut table.interner, &self) {
             Some(service) => {
                 let service = table.filled(&key.0, &key.1, service);
@@ -173,8 +171,7 @@ impl Row for ServiceLite {
 }
 
 impl Row for SliceLite {
-    fn put(self, table: &mut Table) -> bool {
-        let key = table.key(&self.metadata);
+    fn put(self, table: &mut Table, key: Key) -> bool {
         let Some(owner) = self.metadata.labels.get(SERVICE_NAME) else {
             return Self::remove(table, &key);
         };
@@ -199,19 +196,16 @@ impl Row for SliceLite {
 }
 
 impl Row for NodeLite {
-    fn put(self, table: &mut Table) -> bool {
+    fn put(self, table: &mut Table, _: Key) -> bool {
         if self.meta().name != *table.node {
             return false;
         }
         let facts = NodeFacts::from(&self);
-        if table.facts.as_deref() == Some(&facts) {
+        // The facts hold internal ones only.
+        let addresses = convert::node_addresses(&self.status.addresses);
+        if table.facts.as_deref() == Some(&facts) && table.cluster.node.addresses == addresses {
             return false;
         }
-        // Node ports answer on every address of the node, whatever its type.
-        let mut addresses: Vec<IpAddr> =
-            self.status.addresses.iter().filter_map(|one| one.address.parse().ok()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
         table.cluster.node.addresses = addresses;
         table.facts = Some(Arc::new(facts));
         true

@@ -30,6 +30,7 @@ async fn the_rest_goes_on_without_the_kind_and_it_is_found_when_it_comes() {
     }
     let options = Options {
         node: NODE.into(),
+        pod_audit: false,
         eni_configs: true,
         service_cidrs: Vec::new(),
         fleet: fleet(),

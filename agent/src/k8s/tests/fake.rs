@@ -1,6 +1,6 @@
 //! A small API server: lists, watches with history, and a script of misdeeds.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
@@ -46,6 +46,10 @@ struct Inner {
     script: HashMap<(String, Kind), VecDeque<Misdeed>>,
     log: Vec<(String, Kind, HashMap<String, String>)>,
     created: Vec<Value>,
+    /// Patches, by path.
+    patched: Vec<(String, Value)>,
+    /// Kinds that are not served.
+    absent: BTreeSet<String>,
 }
 
 /// The server; it ends with this value.
@@ -77,6 +81,10 @@ pub(super) const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 pub(super) const SERVICES: &str = "/api/v1/services";
 pub(super) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(super) const NODES: &str = "/api/v1/nodes";
+pub(super) const CLUSTER_POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
+/// What must be listed before anything is shown; the last one where its kind is there.
+pub(super) const COLLECTIONS: [&str; 7] =
+    [PODS, NAMESPACES, POLICIES, SERVICES, SLICES, NODES, CLUSTER_POLICIES];
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().expect("no test panics while it holds this")
@@ -91,6 +99,8 @@ impl FakeApi {
             script: HashMap::new(),
             log: Vec::new(),
             created: Vec::new(),
+            patched: Vec::new(),
+            absent: BTreeSet::new(),
         }));
         let (moved, receiver) = watch::channel(10);
         let (ends, ended) = watch::channel(0);
@@ -150,6 +160,11 @@ impl FakeApi {
         lock(&self.inner).script.entry((path.into(), kind)).or_default().push_back(misdeed);
     }
 
+    /// No more misdeeds.
+    pub(super) fn forgive(&self) {
+        lock(&self.inner).script.clear();
+    }
+
     /// Whether every misdeed was met with.
     pub(super) fn is_done(&self) -> bool {
         lock(&self.inner).script.values().all(VecDeque::is_empty)
@@ -170,6 +185,21 @@ impl FakeApi {
     /// What was created.
     pub(super) fn created(&self) -> Vec<Value> {
         lock(&self.inner).created.clone()
+    }
+
+    /// What was patched, by path.
+    pub(super) fn patched(&self) -> Vec<(String, Value)> {
+        lock(&self.inner).patched.clone()
+    }
+
+    /// Serves a kind, or serves it no more; it is served from the start.
+    pub(super) fn serve(&self, path: &str, served: bool) {
+        let mut inner = lock(&self.inner);
+        if served {
+            inner.absent.remove(path);
+        } else {
+            inner.absent.insert(path.to_owned());
+        }
     }
 
     /// Ends every open watch cleanly.
@@ -202,13 +232,22 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response {
         let body = if taken { status(409, "AlreadyExists", "it is there") } else { object };
         return (code, body.to_string()).into_response();
     }
+    if request.method() == axum::http::Method::PATCH {
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("a body");
+        let patch: Value = serde_json::from_slice(&body).expect("JSON");
+        lock(&shared.inner).patched.push((path, patch));
+        return json!({}).to_string().into_response();
+    }
+    if lock(&shared.inner).absent.contains(&path) {
+        // The words of a server that has no such kind: no JSON.
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
     let is_watch = query.get("watch").is_some_and(|value| value == "true");
     let streaming = query.contains_key("sendInitialEvents");
-    let collections = [PODS, NAMESPACES, POLICIES, SERVICES, SLICES, NODES];
     let kind = match (is_watch, streaming) {
         (true, true) => Kind::Streaming,
         (true, false) => Kind::Watch,
-        _ if collections.contains(&path.as_str()) => Kind::List,
+        _ if COLLECTIONS.contains(&path.as_str()) => Kind::List,
         _ => Kind::Get,
     };
     let misdeed = {

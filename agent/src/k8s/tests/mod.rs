@@ -1,10 +1,13 @@
 //! The adapter against a small API server that misbehaves on demand: every answer below was
 //! seen from a real one.
 
+mod announcements;
 mod census;
+mod cluster_policies;
 mod eniconfigs;
 mod fake;
 mod pods;
+mod scale;
 mod watches;
 
 use std::time::Duration;
@@ -38,12 +41,20 @@ fn pace() -> WatchPace {
     }
 }
 
+fn options(pace: WatchPace) -> Options {
+    Options {
+        node: NODE.into(),
+        pod_audit: true,
+        eni_configs: false,
+        service_cidrs: Vec::new(),
+        fleet: fleet(),
+        pace,
+    }
+}
+
 /// The adapter on a server; what it runs ends with the second value.
 async fn connected(api: &FakeApi, pace: WatchPace) -> (ClusterHandle, Driver) {
-    start(
-        api.client().await,
-        Options { node: NODE.into(), eni_configs: false, service_cidrs: Vec::new(), fleet: fleet(), pace },
-    )
+    start(api.client().await, options(pace))
 }
 
 async fn synced(api: &FakeApi, pace: WatchPace) -> (ClusterHandle, Driver) {
@@ -59,6 +70,15 @@ async fn until(handle: &ClusterHandle, what: &str, holds: impl Fn(&Snapshot) -> 
     match found {
         Ok(Ok(snapshot)) => snapshot.clone(),
         _ => panic!("waited for {what}; watches: {:#?}", handle.watches()),
+    }
+}
+
+/// Waits for something that no snapshot tells.
+async fn server_shows(holds: impl Fn() -> bool) {
+    let end = Instant::now() + BOUND;
+    while !holds() {
+        assert!(Instant::now() < end, "waited too long");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -87,6 +87,18 @@ async fn policies_services_and_the_node_arrive() {
         json!({"metadata": {"namespace": "shop", "name": "headless"},
         "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"port": 80}]}}),
     );
+    // Whoever may write Services claims any address so; the node translates neither.
+    for (name, address, labels) in [
+        ("outward", "None", json!({})),
+        ("elsewhere", "10.100.0.3", json!({"service.kubernetes.io/service-proxy-name": "other"})),
+    ] {
+        api.put(
+            SERVICES,
+            json!({"metadata": {"namespace": "shop", "name": name, "labels": labels},
+            "spec": {"clusterIP": address, "clusterIPs": [address], "externalIPs": ["169.254.169.254"],
+                "selector": {"app": "web"}, "ports": [{"port": 80}]}}),
+        );
+    }
     api.put(
         SERVICES,
         json!({"metadata": {"namespace": "shop", "name": "byhand"},
@@ -110,6 +122,7 @@ async fn policies_services_and_the_node_arrive() {
     assert_eq!(shop.services.keys().map(AsRef::as_ref).collect::<Vec<&str>>(), ["byhand", "web"]);
     let web = &shop.services["web"];
     assert_eq!(web.addresses.len(), 4, "{:?}", web.addresses);
+    assert_eq!(web.external, ["192.168.0.9".parse::<std::net::IpAddr>().expect("an address")]);
     assert_eq!(web.ports[0].node_port, Some(30080));
     let node = handle.node().expect("the node");
     assert_eq!((node.max_pods, node.unschedulable), (Some(29), true));

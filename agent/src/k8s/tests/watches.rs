@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::fake::{FakeApi, Kind, Misdeed, NAMESPACES, PODS, pod, status};
+use super::fake::{COLLECTIONS, FakeApi, Kind, Misdeed, NODES, PODS, pod, status};
 use super::*;
 
 async fn with_pods(names: &[&str]) -> FakeApi {
@@ -90,15 +90,6 @@ async fn clean_end_is_taken_up_where_it_was() {
     assert_eq!(api.count(PODS, Kind::Streaming), 1, "no second list was needed");
 }
 
-/// Waits for something that only the server knows.
-async fn server_shows(holds: impl Fn() -> bool) {
-    let end = Instant::now() + BOUND;
-    while !holds() {
-        assert!(Instant::now() < end, "waited too long");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
 #[tokio::test]
 async fn expired_version_in_both_forms_lists_anew_and_forgets_what_went() {
     let gone = status(410, "Expired", "too old resource version: 46 (49)");
@@ -182,16 +173,38 @@ async fn version_of_the_future_is_given_up() {
 
 #[tokio::test]
 async fn nothing_is_shown_before_every_kind_was_listed() {
-    let api = with_pods(&["a"]).await;
-    let refused = status(403, "Forbidden", "namespaces is forbidden").to_string();
-    for _ in 0..3 {
-        api.misdeed(NAMESPACES, Kind::Streaming, Misdeed::Status(403, refused.clone(), None));
+    for path in COLLECTIONS {
+        let api = with_pods(&["a"]).await;
+        let refused = status(403, "Forbidden", "it is forbidden").to_string();
+        let misdeeds = 1000;
+        for _ in 0..misdeeds {
+            api.misdeed(path, Kind::Streaming, Misdeed::Status(403, refused.clone(), None));
+        }
+        let (handle, _driver) = connected(&api, pace()).await;
+        let one_fails = || {
+            let missing: Vec<_> = handle.watches().into_iter().filter(|watch| !watch.synced).collect();
+            matches!(&missing[..], [one] if one.failing.is_some())
+        };
+        server_shows(one_fails).await;
+        assert!(!handle.synced() && !handle.wait_synced(Instant::now()).await, "{path}");
+        api.forgive();
+        let first = until(&handle, "the first snapshot", |s| s.generation > 0).await;
+        assert!(first.synced);
+        assert_eq!(pod_names(&first), ["shop/a"]);
     }
-    let (handle, _driver) = connected(&api, pace()).await;
-    assert!(!handle.synced());
-    assert!(!handle.wait_synced(Instant::now()).await);
-    let first = until(&handle, "the first snapshot", |s| s.generation > 0).await;
-    assert!(first.synced);
-    assert_eq!(pod_names(&first), ["shop/a"]);
-    assert_eq!(api.count(NAMESPACES, Kind::Streaming), 4);
+}
+
+#[tokio::test]
+async fn a_new_address_of_this_node_is_seen_of_whatever_type() {
+    let api = with_pods(&["a"]).await;
+    let node = |external: &str| {
+        json!({"metadata": {"name": NODE}, "status": {"addresses": [
+            {"type": "InternalIP", "address": "10.1.0.1"}, {"type": "ExternalIP", "address": external},
+        ]}})
+    };
+    api.put(NODES, node("198.51.100.1"));
+    let (handle, _driver) = synced(&api, pace()).await;
+    api.put(NODES, node("198.51.100.2"));
+    let external = std::net::IpAddr::from([198, 51, 100, 2]);
+    until(&handle, "the new address", |s| s.cluster.node.addresses.contains(&external)).await;
 }

@@ -74,6 +74,8 @@ pub struct WatchStatus {
     pub kind: &'static str,
     /// Whether a whole list was seen since the start.
     pub synced: bool,
+    /// Whether the API says that it has no such kind, where it need not have it.
+    pub missing: bool,
     /// Lists begun.
     pub lists: u64,
     /// Watches opened.

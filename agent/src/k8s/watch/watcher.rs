@@ -25,6 +25,12 @@ pub(crate) trait Sink<T>: Send {
     fn take(&mut self, change: Change<T>) -> impl Future<Output = bool> + Send;
 }
 
+/// A kind must be missing so many times in a row before there is nothing of it: one server of several may be behind.
+const ABSENCES: u32 = 3;
+
+/// Between those times at most while nothing was listed yet: a start waits for them.
+const FIRST_PAUSE: Duration = Duration::from_millis(300);
+
 /// One watch of one kind.
 pub(crate) struct Watcher {
     pub(crate) client: Client,
@@ -34,6 +40,8 @@ pub(crate) struct Watcher {
     pub(crate) path: &'static str,
     pub(crate) labels: Option<String>,
     pub(crate) fields: Option<String>,
+    /// The kind need not be there. While it is not, there is nothing of it.
+    pub(crate) optional: bool,
     pub(crate) pace: WatchPace,
     pub(crate) status: watch::Sender<WatchStatus>,
 }
@@ -75,6 +83,7 @@ impl Watcher {
     pub(crate) async fn run<T: Object>(self, mut sink: impl Sink<T>) {
         let mut backoff = Backoff::new(self.pace.backoff_min, self.pace.backoff_max);
         let mut streaming = true;
+        let mut absences = 0;
         loop {
             let listed = if streaming {
                 self.list_streaming(&mut sink).await
@@ -84,12 +93,23 @@ impl Watcher {
             match listed {
                 Ok(Some(listed)) => {
                     backoff.reset();
+                    absences = 0;
                     if !self.follow(listed, &mut sink, &mut backoff).await {
                         return;
                     }
                 }
                 Ok(None) => return,
+                Err(error) if self.optional && error.class() == ErrorClass::Missing => {
+                    absences += 1;
+                    if !self.absent(absences, &mut sink).await {
+                        return;
+                    }
+                    let pause = backoff.next(rand::random());
+                    let synced = self.status.borrow().synced;
+                    sleep(if synced { pause } else { pause.min(FIRST_PAUSE) }).await;
+                }
                 Err(error) => {
+                    absences = 0;
                     // Servers before streaming lists refuse their parameters, each in its way.
                     let refused =
                         error.class() == ErrorClass::Unsupported || matches!(error, Error::Silent { .. });
@@ -132,10 +152,26 @@ impl Watcher {
                     tracing::info!(kind = self.kind, %error, "listing anew");
                     return true;
                 }
+                Err(error) if self.optional && error.class() == ErrorClass::Missing => return true,
                 Err(error) => self.failed(&error, backoff).await,
             }
         }
         true
+    }
+
+    /// The API has no such kind; false: nobody listens any more.
+    async fn absent<T: Object>(&self, absences: u32, sink: &mut impl Sink<T>) -> bool {
+        self.succeeded();
+        if self.status.borrow().missing || absences < ABSENCES {
+            return true;
+        }
+        tracing::info!(kind = self.kind, "the API has no such kind");
+        let heard = sink.take(Change::Begins).await && sink.take(Change::Complete).await;
+        self.status.send_modify(|status| {
+            status.synced = true;
+            status.missing = true;
+        });
+        heard
     }
 
     async fn failed(&self, error: &Error, backoff: &mut Backoff) {
@@ -240,7 +276,10 @@ impl Watcher {
     async fn complete<T: Object>(&self, sink: &mut impl Sink<T>) -> bool {
         self.succeeded();
         let heard = sink.take(Change::Complete).await;
-        self.status.send_modify(|status| status.synced = true);
+        self.status.send_modify(|status| {
+            status.synced = true;
+            status.missing = false;
+        });
         heard
     }
 

@@ -25,7 +25,7 @@ async fn filters_that_could_not_be_attached_at_the_start_are_tried_again() {
     memory.0.lock().unwrap().failing = Some("set_endpoints");
     drop(second.activate().await);
     assert!(second.report().borrow().error.is_some(), "the node is not ready");
-    second.cluster_changed().await;
+    second.cluster_changed(std::time::Instant::now()).await;
     let mut report = second.report();
     report.wait_for(|report| report.error.is_none()).await.expect("the thread lives");
     assert_eq!(second.slot_of(101).await, Slot::new(1));
@@ -45,7 +45,7 @@ async fn a_pod_that_ran_before_and_whose_link_takes_no_filters_stops_nobody_else
     let told = || {
         let report = enforcer.report().borrow().clone();
         assert_eq!(report.error, None, "the node serves");
-        let findings = report.findings.iter().filter(|finding| finding.reason == FindingReason::NotFiltered);
+        let findings = report.filters.iter().filter(|finding| finding.reason == FindingReason::NotFiltered);
         findings.map(|finding| finding.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(told(), ["web"]);
@@ -141,7 +141,7 @@ async fn a_pod_keeps_what_filters_it_has_while_its_flows_cannot_be_read() {
     enforcer.activate().await.expect("it serves others");
     let reasons = || {
         let report = enforcer.report().borrow().clone();
-        let reasons = report.findings.iter().map(|finding| finding.reason);
+        let reasons = report.filters.iter().map(|finding| finding.reason);
         reasons.filter(|reason| *reason != FindingReason::UnknownPod).collect::<Vec<_>>()
     };
     assert_eq!((enforcer.slot_of(101).await, reasons()), (None, vec![FindingReason::NotFiltered]));
@@ -189,7 +189,7 @@ async fn a_node_agent_that_comes_back_is_told_and_left_alone() {
     let told = || {
         let report = enforcer.report().borrow().clone();
         assert_eq!(report.error, None, "policy is in force as far as ours can");
-        let foreign = report.findings.iter().filter(|finding| finding.reason == FindingReason::ForeignFilter);
+        let foreign = report.filters.iter().filter(|finding| finding.reason == FindingReason::ForeignFilter);
         foreign.map(|finding| finding.name.to_string()).collect::<Vec<_>>()
     };
     {
@@ -220,7 +220,7 @@ async fn a_pod_whose_link_takes_no_filters_any_more_makes_the_node_unready() {
     enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
     let told = || {
         let report = enforcer.report().borrow().clone();
-        let found = report.findings.iter().any(|finding| finding.reason == FindingReason::NotFiltered);
+        let found = report.filters.iter().any(|finding| finding.reason == FindingReason::NotFiltered);
         (report.error.is_some(), found)
     };
     {
@@ -231,7 +231,7 @@ async fn a_pod_whose_link_takes_no_filters_any_more_makes_the_node_unready() {
     }
     enforcer.verify().await;
     assert_eq!(told(), (true, true));
-    enforcer.cluster_changed().await;
+    enforcer.cluster_changed(std::time::Instant::now()).await;
     enforcer.attach(endpoint(2, "db")).await.expect("its own link is sound");
     assert_eq!(told(), (true, true));
     memory.0.lock().unwrap().refusing.clear();
@@ -296,7 +296,7 @@ async fn filters_of_others_are_told_until_they_go_and_links_are_looked_at_only_w
     enforcer.attach(endpoint(1, "web")).await.expect("nothing fails");
     let told = || {
         let report = enforcer.report().borrow().clone();
-        let reasons = report.findings.iter().map(|finding| (finding.reason, finding.name.to_string()));
+        let reasons = report.filters.iter().map(|finding| (finding.reason, finding.name.to_string()));
         reasons.filter(|(reason, _)| *reason != FindingReason::UnknownPod).collect::<Vec<_>>()
     };
     let looks = || std::mem::take(&mut memory.0.lock().unwrap().looks);
@@ -311,7 +311,7 @@ async fn filters_of_others_are_told_until_they_go_and_links_are_looked_at_only_w
     }
     enforcer.verify().await;
     assert_eq!((looks(), told()), (1, vec![(FindingReason::ForeignFilter, "web".to_owned())]));
-    enforcer.cluster_changed().await;
+    enforcer.cluster_changed(std::time::Instant::now()).await;
     enforcer.verify().await;
     assert_eq!(told().len(), 1, "still there");
     {

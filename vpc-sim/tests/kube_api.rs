@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event as CoreEvent, Namespace, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event as CoreEvent, Namespace, ObjectReference, Pod, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
     Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
@@ -481,6 +481,19 @@ async fn faults_are_set_over_http() -> Result<()> {
     let refused = http_get(&sim.url, "/api/v1/pods").await.err().context("503 expected")?;
     ensure!(refused.to_string().contains("ServiceUnavailable"), "{refused}");
     http_get(&sim.url, "/api/v1/pods").await?;
+    let object = |name: &str, ip: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]},
+            "status": {"phase": "Running", "podIP": ip},
+        })
+    };
+    let seeded = post("/kubernetes/seed", json!([object("a", "10.0.0.1"), object("b", "10.0.0.2")])).await?;
+    ensure!(seeded == (200, "{\"created\":2}".to_owned()), "{seeded:?}");
+    let whole: Pod = Api::<Pod>::default_namespaced(sim.client.clone()).get("b").await?;
+    ensure!(whole.status.and_then(|status| status.pod_ip).as_deref() == Some("10.0.0.2"));
+    let (code, text) = post("/kubernetes/seed", json!([object("a", "10.0.0.1")])).await?;
+    ensure!(code == 400 && text.contains("AlreadyExists"), "{code} {text}");
     post("/kubernetes/fail", json!({"code": 500, "times": 9})).await?;
     post("/kubernetes/clear", json!({})).await?;
     http_get(&sim.url, "/api/v1/pods").await?;
@@ -496,6 +509,34 @@ async fn faults_are_set_over_http() -> Result<()> {
     let version = http_get(&control, "/kubernetes/version").await?;
     let version: Value = serde_json::from_str(&version)?;
     ensure!(version["version"] == sim.store.version(), "{version}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_gets_an_address_and_ports_that_no_other_has() -> Result<()> {
+    let sim = start().await?;
+    let services: Api<Service> = Api::default_namespaced(sim.client.clone());
+    let create = async |name: &str, kind: &str, wanted: Value, port: Value| {
+        let ports = json!([{"port": 80, "protocol": "TCP", "nodePort": port}]);
+        let spec = json!({"type": kind, "clusterIP": wanted, "ports": ports});
+        let service = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}))?;
+        let spec = services.create(&PostParams::default(), &service).await?.spec.unwrap_or_default();
+        anyhow::Ok((spec.cluster_ip.unwrap_or_default(), spec.ports.unwrap_or_default()[0].node_port))
+    };
+    for (kind, wanted, port, given, at) in [
+        ("ClusterIP", Value::Null, Value::Null, "10.100.1.1", None),
+        ("NodePort", Value::Null, json!(30_000), "10.100.1.2", Some(30_000)),
+        ("LoadBalancer", json!("10.1.1.1"), Value::Null, "10.1.1.1", Some(30_001)),
+    ] {
+        ensure!(create(&kind.to_lowercase(), kind, wanted, port).await? == (given.to_owned(), at), "{kind}");
+    }
+    for (wanted, port) in [(json!("10.100.1.1"), Value::Null), (Value::Null, json!(30_001))] {
+        let refused = create("d", "NodePort", wanted, port).await.err().context("it is taken")?;
+        ensure!(refused.to_string().contains("already allocated"), "{refused:#}");
+    }
+    let labels = json!({"metadata": {"labels": {"app": "b"}}});
+    let patched = services.patch("nodeport", &PatchParams::default(), &Patch::Merge(&labels)).await?;
+    ensure!(patched.spec.and_then(|spec| spec.cluster_ip).as_deref() == Some("10.100.1.2"));
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 //! | `GET /kubernetes/watches` | `[{uri, user_agent}]`, the open watches |
 //! | `POST /kubernetes/fail` `{path?, verbs?, code?, retry_after?, delay_ms?, times?}` | refuses or delays the next `times` (1) requests |
 //! | `POST /kubernetes/clear` | ends all failures and stalls |
+//! | `POST /kubernetes/seed` `[object…]` | creates whole objects, status included, 2 MB at a time → `{created}` |
 //! | `GET /kubernetes/version` | `{version}`, of the latest change |
 //!
 //! Bodies are JSON and may be left out where every field may. An unknown field
@@ -41,6 +42,7 @@ pub fn fault_router(store: Arc<Store>) -> Router {
         .route("/kubernetes/watches", get(watches))
         .route("/kubernetes/fail", post(fail))
         .route("/kubernetes/clear", post(clear))
+        .route("/kubernetes/seed", post(seed))
         .route("/kubernetes/version", get(version))
         .with_state(store)
 }
@@ -147,6 +149,11 @@ async fn fail(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Value
 async fn clear(State(store): State<Arc<Store>>) -> Json<Value> {
     store.clear_faults();
     Json(json!({}))
+}
+
+async fn seed(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Value>, Refusal> {
+    let created = store.seed(read(&body)?).map_err(|error| Refusal(error.status().to_string()))?;
+    Ok(Json(json!({"created": created})))
 }
 
 async fn version(State(store): State<Arc<Store>>) -> Json<Value> {

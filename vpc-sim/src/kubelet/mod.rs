@@ -4,7 +4,8 @@
 //! network list as the Container Network Interface demands, runs servers at the
 //! ports that the pod declares, writes the status of pods and nodes, and acts
 //! on deletion: a pod's object goes only when its sandbox is gone. Containers
-//! and images are not run; init containers, volumes and probes are ignored.
+//! and images are not run. A pod's annotation `vpc-sim/status-delay-ms` puts off the
+//! status that says that it runs; init containers, volumes and probes are ignored.
 //!
 //! It is a client of a Kubernetes API like any other, ours or a real one.
 

@@ -1,12 +1,16 @@
 //! What a kubelet reads in a pod's spec, and what it knows for plugins.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde_json::{Map, Value, json};
 
 use super::cni::PodIdentity;
 use super::sandbox::Protocol;
+
+/// The annotation for [`status_delay`], in milliseconds.
+const STATUS_DELAY: &str = "vpc-sim/status-delay-ms";
 
 /// Whose pod it is. `None` of a pod that no API server has seen.
 pub(super) fn identity(pod: &Pod) -> Option<PodIdentity> {
@@ -55,6 +59,12 @@ pub(super) fn declared_ports(pod: &Pod) -> BTreeSet<(Protocol, u16)> {
             Some((protocol, u16::try_from(port.container_port).ok()?))
         })
         .collect()
+}
+
+/// How long the kubelet takes to write that a pod runs: real ones take up to two seconds.
+pub(super) fn status_delay(pod: &Pod) -> Option<Duration> {
+    let text = pod.metadata.annotations.as_ref()?.get(STATUS_DELAY)?;
+    text.parse().ok().map(Duration::from_millis)
 }
 
 /// What the runtime gives to plugins that declare the capability. The keys are

@@ -233,6 +233,17 @@ impl Worker {
 
     /// Says that the pod runs, to whoever asks us and to the API.
     async fn announce(&mut self, pod: &Pod, started: &Started) {
+        // Its sandbox is there and talks before any status says so.
+        self.shared.records.update(&self.identity.uid, |record| {
+            record.addresses = started.addresses.clone();
+            record.netns = Some(started.netns.clone());
+        });
+        if let Some(delay) = spec::status_delay(pod) {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.wait_until_stopped() => return,
+            }
+        }
         let running = status::Running {
             host_ip: self.node.address,
             addresses: started.addresses.clone(),
@@ -249,8 +260,6 @@ impl Worker {
             }
         }
         self.shared.records.update(&self.identity.uid, |record| {
-            record.addresses = started.addresses.clone();
-            record.netns = Some(started.netns.clone());
             record.phase = "Running";
             record.ready = true;
             record.message = None;
@@ -276,12 +285,14 @@ impl Worker {
         self.event("FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {message}")).await;
     }
 
-    /// Patches this very pod's status. That it is gone is no error.
+    /// Patches this very pod's status; conditions of others stay. That it is gone is no error.
     async fn patch_status(&self, patch: &Value) -> Result<(), kube::Error> {
         let mut patch = patch.clone();
         patch["metadata"] = json!({"uid": self.identity.uid});
-        let patched =
-            self.api.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let patched = self
+            .api
+            .patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch))
+            .await;
         match patched {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(error),

@@ -148,7 +148,7 @@ impl Query {
                 return Err(ApiError::invalid_kind("meta.k8s.io", "CreateOptions", "", &[fault]));
             }
         };
-        Ok(WriteOptions { dry_run: self.dry_run()?, strictness })
+        Ok(WriteOptions { dry_run: self.dry_run()?, strictness, with_status: false })
     }
 }
 

@@ -47,7 +47,7 @@ impl Store {
             meta.insert("generation".into(), json!(1));
         }
         // A kubelet registers its node together with the status.
-        if kind.has_status && kind.kind != "Node" {
+        if kind.has_status && kind.kind != "Node" && !options.with_status {
             as_object(&mut value).shift_remove("status");
         }
 

@@ -11,6 +11,7 @@ mod object;
 mod options;
 mod pods;
 mod read;
+mod seed;
 mod services;
 mod update;
 

@@ -19,6 +19,8 @@ pub(in super::super) enum Strictness {
 pub(in super::super) struct WriteOptions {
     pub(in super::super) dry_run: bool,
     pub(in super::super) strictness: Strictness,
+    /// Of a creation: the status is taken too, as no client may.
+    pub(in super::super) with_status: bool,
 }
 
 /// Which part of an object a write may change.

@@ -1,5 +1,6 @@
 //! Cluster addresses and node ports.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use super::super::error::FieldFault;
 use super::super::kinds::SERVICES;
 use super::super::lookup::{as_object, at, each, int, items, object, text};
 use super::State;
+use super::object::{Stored, key};
 
 /// Addresses are allocated upwards from here, in 10.100.0.0/16; the first 256
 /// are left to manifests that name one.
@@ -29,8 +31,8 @@ impl State {
             }
             return faults;
         }
-        let own = old.map(|old| text(old, &["metadata", "uid"]).to_owned()).unwrap_or_default();
-        let others = self.other_services(&own);
+        let own = old.map(|old| key(text(old, &["metadata", "namespace"]), text(old, &["metadata", "name"])));
+        let others = self.other_services(own.as_deref());
         let wanted = text(service, &["spec", "clusterIP"]).to_owned();
         let address = match wanted.as_str() {
             "None" => wanted,
@@ -42,7 +44,7 @@ impl State {
                 }
             },
             _ => {
-                if others.iter().any(|other| text(other, &["spec", "clusterIP"]) == wanted) {
+                if others.iter().any(|other| address_of(other) == wanted) {
                     let detail = format!("failed to allocate IP {wanted}: provided IP is already allocated");
                     faults.push(FieldFault::invalid("spec.clusterIPs", &json!([wanted]), &detail));
                 }
@@ -60,7 +62,7 @@ impl State {
         let wants_ports = kind == "NodePort"
             || kind == "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts") != Some(&json!(false));
         if wants_ports {
-            give_node_ports(service, &others, &mut faults);
+            give_node_ports(service, self.node_ports(&others), &mut faults);
         } else if kind == "ClusterIP" {
             each(object(as_object(service), "spec"), "ports").for_each(|port| {
                 port.shift_remove("nodePort");
@@ -69,32 +71,42 @@ impl State {
         faults
     }
 
-    fn other_services(&self, own_uid: &str) -> Vec<Value> {
-        let Some(kind) = self.kind_of(SERVICES) else { return Vec::new() };
-        let Some(collection) = self.collection(&kind) else { return Vec::new() };
-        collection
-            .range(None, None)
-            .map(|service| service.stored_value(&kind))
-            .filter(|service| text(service, &["metadata", "uid"]) != own_uid)
-            .collect()
+    fn other_services(&self, own: Option<&str>) -> Vec<&Stored> {
+        let kind = self.kind_of(SERVICES);
+        let services =
+            kind.and_then(|kind| self.collection(&kind)).map(|services| services.range(None, None));
+        let all = services.into_iter().flatten().map(|service| &**service);
+        all.filter(|service| own.is_none_or(|own| service.key() != own)).collect()
     }
-}
 
-fn free_address(others: &[Value]) -> Option<Ipv4Addr> {
-    let taken: std::collections::HashSet<&str> =
-        others.iter().map(|other| text(other, &["spec", "clusterIP"])).collect();
-    (FIRST..=LAST).map(Ipv4Addr::from).find(|address| !taken.contains(address.to_string().as_str()))
-}
-
-fn give_node_ports(service: &mut Value, others: &[Value], faults: &mut Vec<FieldFault>) {
-    let mut taken: Vec<(i64, String)> = Vec::new();
-    for other in others {
-        for port in items(other, &["spec", "ports"]) {
-            if let Some(number) = int(port, &["nodePort"]) {
-                taken.push((number, text(port, &["protocol"]).to_owned()));
+    /// Ports that these have, with their protocols.
+    fn node_ports(&self, services: &[&Stored]) -> Vec<(i64, String)> {
+        let Some(kind) = self.kind_of(SERVICES) else { return Vec::new() };
+        // No other has any, and there are thousands of those.
+        let may_have =
+            |service: &&&Stored| matches!(service.field("spec.type"), Some("NodePort" | "LoadBalancer"));
+        let mut taken = Vec::new();
+        for service in services.iter().filter(may_have) {
+            for port in items(&service.stored_value(&kind), &["spec", "ports"]) {
+                if let Some(number) = int(port, &["nodePort"]) {
+                    taken.push((number, text(port, &["protocol"]).to_owned()));
+                }
             }
         }
+        taken
     }
+}
+
+fn address_of(service: &Stored) -> &str {
+    service.field("spec.clusterIP").unwrap_or_default()
+}
+
+fn free_address(others: &[&Stored]) -> Option<Ipv4Addr> {
+    let taken: HashSet<Ipv4Addr> = others.iter().filter_map(|other| address_of(other).parse().ok()).collect();
+    (FIRST..=LAST).map(Ipv4Addr::from).find(|address| !taken.contains(address))
+}
+
+fn give_node_ports(service: &mut Value, mut taken: Vec<(i64, String)>, faults: &mut Vec<FieldFault>) {
     let Some(ports) = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else { return };
     for (n, port) in ports.iter_mut().enumerate() {
         let protocol = text(port, &["protocol"]).to_owned();

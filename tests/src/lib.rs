@@ -6,8 +6,10 @@
 
 pub mod apiserver;
 pub mod aws_node;
+pub mod cluster_policy;
 pub mod containerd;
 pub mod demo;
 pub mod house;
 pub mod kube_proxy;
+pub mod probe;
 pub mod world;

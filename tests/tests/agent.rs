@@ -3,10 +3,14 @@
 
 use kernel_test::{Need, Trial, trial};
 
+#[path = "agent/audit.rs"]
+mod audit;
 #[path = "agent/commands.rs"]
 mod commands;
 #[path = "agent/deletion.rs"]
 mod deletion;
+#[path = "agent/flows.rs"]
+mod flows;
 #[path = "agent/networking.rs"]
 mod networking;
 #[path = "agent/policy.rs"]
@@ -32,7 +36,7 @@ const NEEDS: &[Need] =
 type Body = fn() -> anyhow::Result<()>;
 
 fn main() {
-    let tests: [(&str, Body); 22] = [
+    let tests: [(&str, Body); 24] = [
         ("what_a_scarce_subnet_or_a_throttle_does_is_said_and_ends", pool::scarcity),
         ("a_refused_add_says_why_until_when_and_what_to_do", refusals::every_reason),
         ("a_fragmented_subnet_is_refused_by_name", refusals::fragmented),
@@ -44,6 +48,8 @@ fn main() {
         ("nothing_is_left_of_a_deleted_pod", deletion::nothing_left),
         ("no_connection_slips_in_before_the_policy", policy::first_packet),
         ("verdicts_follow_policies_and_labels_and_flows_die", policy::changes),
+        ("flows_are_followed_by_the_names_of_those_who_talk", flows::followed),
+        ("audit_lets_pass_and_tells_and_its_end_reaches_live_flows", audit::audit),
         ("what_others_remove_is_put_back", repair::put_back),
         ("a_cidr_that_the_vpc_gets_is_translated_no_more", repair::vpc_cidrs),
         ("pages_and_commands_tell_the_truth", commands::pages),

@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ipam-sim", &["ipam-core"]),
     ("kernel-test", &[]),
     ("netlink", &[]),
+    ("policy-cases", &["ebpf-common", "kernel-test", "policy-core", "system-tests", "tidepool-agent"]),
     ("policy-core", &["ebpf-common"]),
     ("rpc", &[]),
     ("system-tests", &["kernel-test"]),

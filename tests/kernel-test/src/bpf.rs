@@ -60,6 +60,12 @@ struct ObjPin {
 pub fn pin_classifier(path: &Path, name: &str, verdict: i32) -> Result<()> {
     // r0 = verdict; exit
     let instructions: [u64; 2] = [0xb7 | u64::from(u32::from_ne_bytes(verdict.to_ne_bytes())) << 32, 0x95];
+    let program = load(&instructions, name)?;
+    pin(&program, path)
+}
+
+/// Loads a classifier.
+pub(crate) fn load(instructions: &[u64], name: &str) -> Result<OwnedFd> {
     let license = c"GPL";
     let attributes = ProgLoad {
         prog_type: BPF_PROG_TYPE_SCHED_CLS,
@@ -73,8 +79,7 @@ pub fn pin_classifier(path: &Path, name: &str, verdict: i32) -> Result<()> {
         prog_flags: 0,
         prog_name: object_name(name),
     };
-    let program = object(BPF_PROG_LOAD, &attributes).with_context(|| format!("loading {name}"))?;
-    pin(&program, path)
+    object(BPF_PROG_LOAD, &attributes).with_context(|| format!("loading {name}"))
 }
 
 /// Makes a hash map of u32 to u64 and pins it at `path`.
@@ -82,18 +87,29 @@ pub fn pin_classifier(path: &Path, name: &str, verdict: i32) -> Result<()> {
 /// # Errors
 /// The system call's, with the path.
 pub fn pin_map(path: &Path, name: &str) -> Result<()> {
+    let map = map(BPF_MAP_TYPE_HASH, 4, 8, 2, name)?;
+    pin(&map, path)
+}
+
+/// Makes a map.
+pub(crate) fn map(
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    name: &str,
+) -> Result<OwnedFd> {
     let attributes = MapCreate {
-        map_type: BPF_MAP_TYPE_HASH,
-        key_size: 4,
-        value_size: 8,
-        max_entries: 2,
+        map_type,
+        key_size,
+        value_size,
+        max_entries,
         map_flags: 0,
         inner_map_fd: 0,
         numa_node: 0,
         map_name: object_name(name),
     };
-    let map = object(BPF_MAP_CREATE, &attributes).with_context(|| format!("making the map {name}"))?;
-    pin(&map, path)
+    object(BPF_MAP_CREATE, &attributes).with_context(|| format!("making the map {name}"))
 }
 
 fn pin(object: &OwnedFd, path: &Path) -> Result<()> {

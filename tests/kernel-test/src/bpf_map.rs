@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -56,13 +56,30 @@ pub fn entries_in_use(root: &Path) -> Result<BTreeMap<String, usize>> {
     Ok(found)
 }
 
-fn count(path: &Path) -> Result<Option<usize>> {
+/// The memory that the kernel says a pinned map takes, in bytes.
+///
+/// # Errors
+/// The system call's, or where the pin is of no map.
+pub fn memory(path: &Path) -> Result<usize> {
+    let (_, info) = open(path).with_context(|| path.display().to_string())?;
+    field(&info, "memlock").with_context(|| format!("{} is no map", path.display()))
+}
+
+/// What a pin is of, and what the kernel tells of it.
+fn open(path: &Path) -> Result<(OwnedFd, String)> {
     let pathname = CString::new(path.as_os_str().as_bytes())?;
     let map = object(BPF_OBJ_GET, &ObjGet { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
-    let field = |name: &str| -> Option<usize> {
-        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
-    };
+    Ok((map, info))
+}
+
+fn field(info: &str, name: &str) -> Option<usize> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+}
+
+fn count(path: &Path) -> Result<Option<usize>> {
+    let (map, info) = open(path)?;
+    let field = |name| field(&info, name);
     // A pin may be of a program or a link, too.
     let (Some(kind), Some(key_size), Some(value_size)) =
         (field("map_type"), field("key_size"), field("value_size"))

@@ -24,6 +24,7 @@
 
 pub mod bpf;
 pub mod bpf_map;
+pub mod bpf_run;
 mod feature;
 mod need;
 mod netns;
@@ -35,7 +36,7 @@ pub use feature::{Feature, REQUIRED};
 pub use need::{Need, find_in_path};
 pub use netns::NetNs;
 pub use stall::within;
-pub use trial::{run, run_one_at_a_time, trial};
+pub use trial::{run, run_one_at_a_time, run_one_at_a_time_then, trial};
 pub use wait::wait_for;
 
 /// A trial as [`run`] takes it.

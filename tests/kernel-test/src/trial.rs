@@ -46,9 +46,16 @@ pub fn run(trials: Vec<Trial>) -> ! {
 /// Runs the trials one after the other: for those that measure time or share
 /// something that only one can hold.
 pub fn run_one_at_a_time(trials: Vec<Trial>) -> ! {
+    run_one_at_a_time_then(trials, || {})
+}
+
+/// The same, and `end` after the last: nothing is dropped when a process exits.
+pub fn run_one_at_a_time_then(trials: Vec<Trial>, end: impl FnOnce()) -> ! {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials).exit()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    end();
+    conclusion.exit()
 }
 
 fn kernel_is_required() -> bool {

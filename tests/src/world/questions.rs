@@ -48,6 +48,11 @@ impl World {
         Ok(())
     }
 
+    /// Takes all faults of the Kubernetes API back.
+    pub fn end_kubernetes_faults(&self) -> Result<()> {
+        self.control("/kubernetes/clear", Some("{}")).map(drop)
+    }
+
     /// Creates or replaces objects.
     pub fn apply(&self, manifest: &str) -> Result<()> {
         self.control("/apply", Some(manifest)).map(drop)

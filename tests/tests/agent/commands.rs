@@ -51,21 +51,66 @@ pub(crate) fn pages() -> Result<()> {
     ensure!(mine["address"] == web["ip"] && mine["phase"] == "attached", "{mine}");
     let config = answer(&world, &["config"])?;
     ensure!(config["pool"]["minimum_ip"] == 9 && config["node_name"] == NODE, "{config:#}");
-    let policy = answer(&world, &["policy", "list"])?;
+    let policy = answer(&world, &["policy", "list", "--json"])?;
     ensure!(items(&policy["pods"]).count() == 2 && policy["error"].is_null(), "{policy:#}");
+    ensure!(
+        items(&policy["pods"]).all(|pod| pod["ingress"].is_null() && pod["epoch"].is_u64()),
+        "{policy:#}"
+    );
+    let list = world.inside("node-2", &["tidepool-agent", "policy", "list"])?;
+    let address = text(&world.pod("db")?["ip"]).to_owned();
+    let lines: Vec<&str> = list.lines().collect();
+    ensure!(lines[0].starts_with(&format!("default/db  {address}  epoch ")), "{list}");
+    ensure!(
+        lines[1].starts_with("  ingress  set ") && lines[1].ends_with(", isolated by default/db"),
+        "{list}"
+    );
+    ensure!(lines[2].trim() == "default/db ingress[0]" && lines[3] == "  egress   open", "{list}");
 
     for (from, port, allowed) in [
         ("default/web", "8080/TCP", true),
         ("default/other", "8080/TCP", false),
         ("default/web", "8081/TCP", false),
     ] {
-        let told = answer(&world, &["policy", "explain", from, "default/db", port])?;
+        let told = answer(&world, &["policy", "explain", from, "default/db", port, "--json"])?;
         ensure!(told["allowed"] == allowed && told["policy"] == "default/db", "{told:#}");
     }
+    explained(&world, &address)?;
     let refused =
         world.run(NODE, &["tidepool-agent", "policy", "explain", "default/nobody", "default/db", "1/TCP"])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(refused.status.code() == Some(1) && said.contains("there is no pod default/nobody"), "{said}");
+    Ok(())
+}
+
+/// Each form of a question, and the words of the answer.
+fn explained(world: &World, db: &str) -> Result<()> {
+    let web = text(&world.pod("web")?["ip"]).to_owned();
+    let denied = "denied, isolated by default/db";
+    for (question, answers) in [
+        (["default/web", "default/db", "8080"], [": allowed", "default/db"]),
+        (["default/other", "default/db", "8080/tcp"], [": DENIED", denied]),
+        ([&web, db, "8080/TCP"], ["default/web (", ": allowed"]),
+        (["default/web", "default/db", "icmp"], ["ICMP: DENIED", denied]),
+        (["198.51.100.10", "default/db", "8080/TCP"], [": DENIED", denied]),
+        (["default/web", "198.51.100.10", "443/TCP"], ["198.51.100.10, 443/TCP: allowed", "no policy"]),
+    ] {
+        let said =
+            world.inside("node-2", &[&["tidepool-agent", "policy", "explain"], &question[..]].concat())?;
+        ensure!(answers.iter().all(|part| said.contains(part)), "{question:?}: {said}");
+        ensure!(!said.contains("in the maps"), "{question:?}: maps and policies differ: {said}");
+    }
+    for (question, complaint) in [
+        (["default/web", "db", "1"], "neither an address, namespace/pod"),
+        (["default/web", "service/default/none", "1"], "there is no service default/none"),
+        (["default/web", "default/db", "70000/TCP"], "is not a number from 0 to 65535"),
+        (["default/web", "default/db", "1/XYZ"], "is neither TCP, UDP, SCTP, ICMP nor a number"),
+    ] {
+        let words = [&["tidepool-agent", "policy", "explain"], &question[..]].concat();
+        let refused = world.run("node-2", &words)?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(refused.status.code() == Some(1) && said.contains(complaint), "{question:?}: {said}");
+    }
     Ok(())
 }
 

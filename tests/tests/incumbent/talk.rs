@@ -48,6 +48,7 @@ impl Question {
         let asked = in_netns(&self.from, move || match transport {
             Transport::Tcp => by_tcp(to, patience),
             Transport::Udp => by_udp(to, patience),
+            Transport::Sctp => bail!("nothing here speaks SCTP"),
         });
         asked.with_context(|| format!("{} to {to} from {}", transport.name(), self.from.display()))
     }

@@ -69,7 +69,7 @@ fn release(workspace: &Workspace, object: PathBuf) -> Result<Built> {
     let mut command = workspace.cargo();
     command
         .args(["build", "--workspace", "--bins", "--locked", "--release"])
-        .args(["--exclude", "xtask", "--target", &host])
+        .args(["--exclude", "xtask", "--exclude", "policy-cases", "--target", &host])
         .env("CARGO_ENCODED_RUSTFLAGS", STATIC)
         .env_remove("RUSTFLAGS")
         .env(OBJECT_VARIABLE, &object);

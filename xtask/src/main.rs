@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod policy_cases;
 mod process;
 mod progress;
 mod setup;
@@ -47,6 +48,8 @@ enum Command {
     Demo(demo::Options),
     /// How long ADD and DEL take, beside other plugins.
     Bench(bench::Options),
+    /// A file of policy cases, judged on the host, in the kernel or by packets.
+    PolicyCases(policy_cases::Options),
     /// The pool in simulated time, beside the incumbent's on the same work.
     Sim(sim::Options),
     /// Formats, lints and every test, those that need root and the kernel too.
@@ -82,6 +85,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Demo(options) => return demo::run(&workspace, &options),
         Command::Bench(options) => return bench::run(&workspace, &options),
+        Command::PolicyCases(options) => return policy_cases::run(&workspace, &options),
         Command::Sim(options) => return sim::run(&workspace, &options),
         Command::Test(options) => return test::run(&workspace, &options),
     }

@@ -1,69 +1,87 @@
 //! A node of the simulated VPC with a real agent, and pods that its API knows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::Programs;
+use super::api::Api;
 use super::contender::first_plugin;
-use super::{Options, Programs};
 use crate::demo::agents::{self, Agent};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::scratch::Scratch;
-use crate::demo::simulation::{self, Request};
+use crate::demo::simulation::{self, Node, Request};
 use crate::process::Service;
 
 /// 8 ENIs of 30 addresses: 234 pods.
 const INSTANCE_TYPE: &str = "m5.4xlarge";
-const NAMESPACE: &str = "bench";
-/// A node that is not simulated.
-const ELSEWHERE: &str = "node-elsewhere";
-/// Pods elsewhere: how many share a namespace.
-const NEIGHBOURS: u32 = 20;
-const READY_WITHIN: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(50);
+const READY_WITHIN: Duration = Duration::from_secs(300);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The node. Fields drop in this order: the agent before its node.
 #[derive(Debug)]
 pub(super) struct BenchNode {
-    agent: Agent,
+    agent: Option<Agent>,
     _simulator: Service,
+    api: Api,
     pods: Vec<Pod>,
     conf: Value,
+    started: Started,
+    program: Program,
     scratch: Scratch,
+}
+
+/// How an agent is started.
+#[derive(Debug)]
+struct Program {
+    facts: Node,
+    bin_dir: PathBuf,
+    capabilities: Vec<String>,
+    addresses: u32,
+}
+
+/// How long the agent took, from its start.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Started {
+    /// Until everything was listed.
+    pub(super) synced: Duration,
+    /// Until policy was in force and pods were served.
+    pub(super) ready: Duration,
 }
 
 /// A pod as a runtime names it.
 #[derive(Debug, Clone)]
 pub(super) struct Pod {
-    name: String,
-    uid: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
 }
 
 impl Pod {
     /// For plugins that do not care.
     pub(super) fn nameless(place: usize) -> Self {
-        Self { name: format!("pod-{place}"), uid: format!("uid-{place}") }
+        Self { namespace: "bench".to_owned(), name: format!("pod-{place}"), uid: format!("uid-{place}") }
     }
 
     /// `CNI_ARGS` as containerd writes it.
     pub(super) fn arguments(&self, id: &str) -> String {
         format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={id};K8S_POD_UID={}",
-            self.name, self.uid
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={id};K8S_POD_UID={}",
+            self.namespace, self.name, self.uid
         )
     }
 }
 
 impl BenchNode {
-    /// Starts simulator and agent, from the main thread, and waits until every
-    /// pod is known and has an address waiting for it.
+    /// Starts the simulator, from the main thread, and lets `fill` put the cluster in and name the node's pods; then
+    /// starts the agent and waits until it has an address for each of these and knows all pods of the cluster.
     pub(super) fn start(
         programs: &Programs,
-        options: &Options,
         capabilities: &[String],
         interrupt: &Interrupt,
+        fill: impl FnOnce(&Api, &str) -> Result<Vec<Pod>>,
     ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let request = Request {
@@ -75,49 +93,98 @@ impl BenchNode {
             lived_in: false,
         };
         let (simulator, up) = simulation::start(&request, &scratch, interrupt)?;
-        let api = Api::of(&up.kubeconfig)?;
-        let facts = up.nodes.first().context("a simulation without nodes")?;
-        let pods = api.fill(&facts.name, options)?;
-        let target = options.pods.to_string();
+        let api = Api::of(&up.kubeconfig, &up.control, interrupt)?;
+        let facts = up.nodes.first().context("a simulation without nodes")?.clone();
+        let pods = fill(&api, &facts.name)?;
+        let program = Program {
+            facts,
+            bin_dir: programs.bin_dir.clone(),
+            capabilities: capabilities.to_owned(),
+            addresses: u32::try_from(pods.len())?,
+        };
+        let (conf, started) = (Value::Null, Started::default());
+        let mut node =
+            Self { agent: None, _simulator: simulator, api, pods, conf, started, program, scratch };
+        node.restart(interrupt)?;
+        node.conf = first_plugin(&node.conflist()?)?;
+        Ok(node)
+    }
+
+    /// Starts the agent, or starts it anew, and waits until it serves.
+    pub(super) fn restart(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let Program { facts, bin_dir, capabilities, addresses } = &self.program;
+        let target = addresses.to_string();
         let knobs = [
             ("MINIMUM_IP_TARGET", target.as_str()),
             ("WARM_IP_TARGET", "1"),
             // The next turn begins at once, and has as many free addresses.
             ("IP_COOLDOWN_PERIOD", "0"),
         ];
-        let agent = agents::start(facts, &programs.bin_dir, capabilities, &knobs, &scratch)?;
-        let mut node = Self { agent, _simulator: simulator, pods, conf: Value::Null, scratch };
-        let known = options.pods + options.cluster_pods;
-        let start = Instant::now();
-        while !node.is_ready(options.pods.into(), known.into()) {
+        self.agent = None;
+        let begun = Instant::now();
+        self.agent = Some(agents::start(facts, bin_dir, capabilities, &knobs, &self.scratch)?);
+        self.started = Started::default();
+        while !self.is_ready(u64::from(self.program.addresses), begun) {
             interrupt.check()?;
-            if start.elapsed() > READY_WITHIN {
+            if begun.elapsed() > READY_WITHIN {
                 bail!(
                     "the agent was not ready within {READY_WITHIN:?}:\n{}",
-                    simulation::tail(&node.agent.log)
+                    simulation::tail(&self.agent()?.log)
                 );
             }
             std::thread::sleep(PAUSE);
         }
-        node.conf = first_plugin(&node.conflist()?)?;
-        Ok(node)
+        Ok(())
     }
 
-    fn is_ready(&self, addresses: u64, pods: u64) -> bool {
-        let asked = self.agent.get::<Value, _>(["/debug/pool", "/debug/kubernetes"].map(str::to_owned));
-        let Ok([pool, kubernetes]) = asked.map(<[Value; 2]>::try_from).unwrap_or_else(|_| Err(Vec::new()))
+    /// The agent that runs.
+    pub(super) fn agent(&self) -> Result<&Agent> {
+        self.agent.as_ref().context("no agent runs")
+    }
+
+    /// How long its start took.
+    pub(super) fn started(&self) -> Started {
+        self.started
+    }
+
+    /// The Kubernetes API of its cluster.
+    pub(super) fn api(&self) -> &Api {
+        &self.api
+    }
+
+    fn is_ready(&mut self, addresses: u64, begun: Instant) -> bool {
+        let asked = ["/debug/kubernetes", "/debug/pool"].map(str::to_owned);
+        let Ok([kubernetes, pool]) = self
+            .agent()
+            .and_then(|agent| agent.get::<Value, _>(asked))
+            .map(<[Value; 2]>::try_from)
+            .unwrap_or_else(|_| Err(Vec::new()))
         else {
             return false;
         };
-        pool["addresses"]["free"].as_u64() >= Some(addresses)
-            && pool["addresses"]["pending"] == 0
-            && kubernetes["pods"].as_u64() >= Some(pods)
-            && self.conflist().is_ok()
+        if kubernetes["synced"] != true {
+            return false;
+        }
+        let elapsed = begun.elapsed();
+        if self.started.synced.is_zero() {
+            self.started.synced = elapsed;
+        }
+        // What stands in the maps of a former agent is there before: the first compilation is the first change.
+        let changes = self.agent().and_then(|agent| agent.get::<Value, _>(["/debug/changes".to_owned()]));
+        let in_force = changes.is_ok_and(|pages| pages[0][0].is_object());
+        if !in_force || self.conflist().is_err() {
+            return false;
+        }
+        if self.started.ready.is_zero() {
+            self.started.ready = elapsed;
+        }
+        let count = |name: &str| pool["addresses"][name].as_u64().unwrap_or(0);
+        count("free") + count("leased") >= addresses && count("pending") == 0
     }
 
     /// The conflist that the agent wrote, which it does once it can serve.
     fn conflist(&self) -> Result<Value> {
-        let pid = self.agent.service.pid();
+        let pid = self.agent()?.service.pid();
         let path = format!("/proc/{pid}/root/etc/cni/net.d/05-tidepool.conflist");
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
         serde_json::from_str(&text).with_context(|| format!("{path} is no JSON"))
@@ -135,7 +202,7 @@ impl BenchNode {
 
     /// Paths of the network namespace and the mount namespace.
     pub(super) fn namespaces(&self) -> (&Path, &Path) {
-        (&self.agent.node.netns, &self.agent.node.mntns)
+        (&self.program.facts.netns, &self.program.facts.mntns)
     }
 
     pub(super) fn scratch(&self) -> &Scratch {
@@ -144,7 +211,7 @@ impl BenchNode {
 
     /// Processor time that the agent has used so far.
     pub(super) fn agent_cpu(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.agent.service.pid());
+        let path = format!("/proc/{}/stat", self.agent()?.service.pid());
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
         cpu_of(&text).with_context(|| format!("{path} is not as proc(5) says"))
     }
@@ -158,103 +225,6 @@ fn cpu_of(stat: &str) -> Option<Duration> {
     let mut fields = after_name.split_ascii_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u32>().ok();
     Some(TICK * (ticks()? + ticks()?))
-}
-
-/// The simulated Kubernetes API, which asks nobody who he is.
-struct Api {
-    url: String,
-    http: ureq::Agent,
-}
-
-impl Api {
-    fn of(kubeconfig: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(kubeconfig).context("reading the simulator's kubeconfig")?;
-        let config: Value = serde_json::from_str(&text).context("the simulator's kubeconfig is no JSON")?;
-        let url = config["clusters"][0]["cluster"]["server"].as_str().context("no server")?.to_owned();
-        let settings = ureq::Agent::config_builder().http_status_as_error(false).build();
-        Ok(Self { url, http: settings.into() })
-    }
-
-    /// Makes the pods of the node, a policy that isolates them, and what else
-    /// the cluster has; returns the node's pods.
-    fn fill(&self, node: &str, options: &Options) -> Result<Vec<Pod>> {
-        self.namespace(NAMESPACE)?;
-        let mut pods = Vec::new();
-        for place in 0..options.pods {
-            let made = self.pod(NAMESPACE, &format!("pod-{place}"), Some(node))?;
-            let uid = made["metadata"]["uid"].as_str().context("a pod without uid")?.to_owned();
-            pods.push(Pod { name: format!("pod-{place}"), uid });
-        }
-        let others = options.cluster_pods.div_ceil(NEIGHBOURS);
-        for number in 0..others {
-            let namespace = format!("{NAMESPACE}-{number}");
-            self.namespace(&namespace)?;
-            for place in 0..NEIGHBOURS.min(options.cluster_pods - number * NEIGHBOURS) {
-                let name = format!("pod-{place}");
-                self.pod(&namespace, &name, Some(ELSEWHERE))?;
-                // What has no address concerns no policy.
-                let [_, high, middle, low] = (number * NEIGHBOURS + place).to_be_bytes();
-                let ip = format!("10.{}.{middle}.{low}", 64 + high);
-                self.address(&namespace, &name, &ip)?;
-            }
-        }
-        Ok(pods)
-    }
-
-    fn namespace(&self, name: &str) -> Result<()> {
-        self.post(
-            "/api/v1/namespaces",
-            &json!({ "metadata": { "name": name, "labels": { "team": name } } }),
-        )?;
-        let policy = json!({
-            "metadata": { "name": "callers" },
-            "spec": {
-                "podSelector": { "matchLabels": { "app": "web" } },
-                "policyTypes": ["Ingress", "Egress"],
-                "ingress": [{
-                    "from": [{ "podSelector": { "matchLabels": { "app": "web" } } }],
-                    "ports": [{ "protocol": "TCP", "port": 8080 }],
-                }],
-                "egress": [{ "to": [{ "namespaceSelector": { "matchLabels": { "team": name } } }] }],
-            },
-        });
-        self.post(&format!("/apis/networking.k8s.io/v1/namespaces/{name}/networkpolicies"), &policy).map(drop)
-    }
-
-    fn pod(&self, namespace: &str, name: &str, node: Option<&str>) -> Result<Value> {
-        let pod = json!({
-            "metadata": { "name": name, "labels": { "app": "web", "pod": name } },
-            "spec": {
-                "nodeName": node,
-                "containers": [{ "name": "web", "image": "web", "ports": [{ "containerPort": 8080 }] }],
-            },
-        });
-        self.post(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)
-    }
-
-    /// What the kubelet of a pod would report.
-    fn address(&self, namespace: &str, name: &str, ip: &str) -> Result<()> {
-        let url = format!("{}/api/v1/namespaces/{namespace}/pods/{name}/status", self.url);
-        let status = json!({ "status": { "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }] } });
-        let response = self
-            .http
-            .patch(&url)
-            .content_type("application/merge-patch+json")
-            .send(status.to_string())
-            .with_context(|| url.clone())?;
-        crate::demo::control::parse::<Value>(&url, response).map(drop)
-    }
-
-    fn post(&self, path: &str, object: &Value) -> Result<Value> {
-        let url = format!("{}{path}", self.url);
-        let response = self
-            .http
-            .post(&url)
-            .content_type("application/json")
-            .send(object.to_string())
-            .with_context(|| url.clone())?;
-        crate::demo::control::parse(&url, response)
-    }
 }
 
 #[cfg(test)]

@@ -76,9 +76,18 @@ pub(super) fn soak(
 
 /// An ADD of every sandbox, then a DEL of each.
 fn turn(contender: &Contender, at_a_time: usize, node: &BenchNode) -> Result<Turn> {
+    calls(&[Verb::Add, Verb::Del], contender, at_a_time, node)
+}
+
+/// An ADD of every sandbox, which stay.
+pub(super) fn adds(contender: &Contender, at_a_time: usize, node: &BenchNode) -> Result<Turn> {
+    calls(&[Verb::Add], contender, at_a_time, node)
+}
+
+fn calls(verbs: &[Verb], contender: &Contender, at_a_time: usize, node: &BenchNode) -> Result<Turn> {
     let ids: Vec<String> = contender.sandboxes.iter().map(|_| fresh_id()).collect();
     let mut turn = Turn::default();
-    for verb in [Verb::Add, Verb::Del] {
+    for &verb in verbs {
         let agent = || if contender.name == OURS { node.agent_cpu() } else { Ok(Duration::ZERO) };
         let before = (children_cpu()?, agent()?);
         let outcomes = all(contender, verb, &ids, at_a_time)?;

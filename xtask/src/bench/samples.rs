@@ -35,6 +35,16 @@ impl Turn {
         self.cpu.insert(verb, cpu);
     }
 
+    /// What was said by calls that failed.
+    pub(super) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    /// Its own summary.
+    pub(super) fn summary(&self, verb: Verb) -> Option<Summary> {
+        summary(std::iter::once(self), verb)
+    }
+
     /// Milliseconds; not a number where nothing succeeded.
     pub(super) fn median(&self, verb: Verb) -> f64 {
         self.millis.get(&verb).map_or(f64::NAN, |millis| quantile(millis, 0.5))
@@ -162,7 +172,7 @@ fn summary<'a>(turns: impl Iterator<Item = &'a Turn>, verb: Verb) -> Option<Summ
 }
 
 /// The value that `part` of all are not above (nearest rank); they are sorted.
-fn quantile(sorted: &[f64], part: f64) -> f64 {
+pub(super) fn quantile(sorted: &[f64], part: f64) -> f64 {
     let rank = (part * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }

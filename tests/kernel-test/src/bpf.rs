@@ -149,3 +149,13 @@ pub(crate) fn bpf<T>(command: libc::c_long, attributes: &T) -> Result<i32, Error
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     i32::try_from(outcome).ok().filter(|outcome| *outcome >= 0).ok_or_else(Error::last_os_error)
 }
+
+/// The fields of `union bpf_attr` that an access to an element needs. The fourth is the value, or the next key.
+#[repr(C)]
+pub(crate) struct Element {
+    pub(crate) map_fd: u32,
+    pub(crate) unused: u32,
+    pub(crate) key: u64,
+    pub(crate) value: u64,
+    pub(crate) flags: u64,
+}

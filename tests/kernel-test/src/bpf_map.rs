@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::bpf::{bpf, object};
+use crate::bpf::{Element, bpf, object};
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
@@ -16,16 +16,6 @@ const BPF_OBJ_GET: libc::c_long = 7;
 
 /// Types of maps whose entries mean something one by one (bpf.h): hash, array, LPM trie.
 const READABLE: [usize; 3] = [1, 2, 11];
-
-/// The fields of `union bpf_attr` that an access to an element needs. The third is the value, or the next key.
-#[repr(C)]
-struct Element {
-    map_fd: u32,
-    unused: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
 
 /// The fields of `union bpf_attr` that opening a pin needs.
 #[repr(C)]

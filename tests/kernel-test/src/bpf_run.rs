@@ -6,22 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::bpf;
+use crate::bpf::{self, Element};
 
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
-
-/// The fields of `union bpf_attr` that a write of an element needs.
-#[repr(C)]
-struct Element {
-    map_fd: u32,
-    unused: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
 
 /// The fields of `union bpf_attr` that a run needs. The kernel writes what came out into it.
 #[repr(C)]

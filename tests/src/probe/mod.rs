@@ -100,8 +100,6 @@ pub struct Patience {
 impl Patience {
     /// Between pods of one node.
     pub const NODE: Self = Self { quiet: Duration::from_millis(15), tries: 2 };
-    /// Between nodes of a simulated VPC.
-    pub const WORLD: Self = Self { quiet: Duration::from_millis(200), tries: 2 };
 }
 
 /// Source ports are taken from here on, one for each call.

@@ -12,9 +12,11 @@ use crate::tables::{EndpointSets, Tables, VipAddress, VipTarget};
 /// One step; its entries are written in the order of the list. Of one that fails part
 /// way, what stands is its [`prefix`](Self::prefix), which is to be recorded.
 ///
-/// The order of a plan: ports, rows, cidrs, peers, vips, endpoints, grace, then the
-/// removal of rows and ports that nothing can reach any more. Until the endpoints every
-/// packet is judged by the old rules, from there on by the new ones.
+/// The order of a plan: ports and rows; then vips, peers and cidrs are set, and removed the
+/// other way round, so that the place that a packet finds first changes once, from the old
+/// to the new; endpoints, grace, then the removal of rows and ports that nothing can reach
+/// any more. Until the endpoints every packet is judged by the old rules, from there on by
+/// the new ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Adds port prefixes of profiles that no row names yet.
@@ -35,7 +37,7 @@ pub enum Step {
     RemoveVips(Vec<VipAddress>),
     /// Sets sets and epoch of endpoints: the flip.
     SetEndpoints(Vec<(u32, EndpointSets)>),
-    /// Waits until no program that started before the flip runs any more.
+    /// Waits until no program that started before it runs any more.
     Grace,
     /// Removes rows that nothing leads to any more.
     RemoveRows(Vec<RowKey>),

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_core::model::{
-    Direction, Labels, LocalNode, Namespace, NamespaceMatch, Peer, Peers, Pod, PodState, Policy, PortMatch,
-    PortRange, Ports, Protocol, Rule, Selector,
+    Action, Backends, ClusterPolicy, ClusterRule, ContainerPort, Direction, IpBlock, Labels, LocalNode,
+    Namespace, NamespaceMatch, Node, Peer, Peers, Pod, PodState, Policy, PortMatch, PortRange, Ports,
+    Protocol, Rule, Selector, Service, ServicePort, Subject, TargetPort, Tier,
 };
 use policy_core::{
     Cluster, Compiler, CompilerOptions, Evaluator, LocalPod, PodIdentity, Query, Step, Tables, explain,
@@ -157,4 +158,87 @@ fn of_several_that_claim_an_address_all_readings_name_the_same() {
             assert_eq!((in_maps, explained), (allowed, allowed), "{first:?} {second:?} {labels:?}");
         }
     }
+}
+
+/// No entry shows a verdict that neither the old nor the new cluster has.
+fn shows_old_or_new(old: &Cluster, new: &Cluster, local: &[LocalPod], query: &Query) -> [bool; 2] {
+    let mut compiler = Compiler::new(CompilerOptions::default(), Tables::default());
+    settle(&mut compiler, old, local);
+    let allows = |maps: &Tables| Evaluator::new(maps).decide(query).allowed;
+    let mut maps = compiler.installed().clone();
+    let (was, steps) = (allows(&maps), compiler.update(new, local).steps);
+    let shown: Vec<(&str, bool)> = steps
+        .iter()
+        .map(|step| {
+            maps.record(step);
+            (step.name(), allows(&maps))
+        })
+        .collect();
+    let will = allows(&maps);
+    assert!(shown.iter().all(|(_, now)| *now == was || *now == will), "{query:?} was {was}: {shown:?}");
+    [was, will]
+}
+
+#[test]
+fn a_host_port_that_comes_while_its_node_changes_opens_nothing() {
+    let (mut old, local) = cluster();
+    let node = |role: &str| {
+        let labels: Labels = [("role", role)].into_iter().collect();
+        Arc::new(Node { labels: Arc::new(labels), addresses: [IpAddr::from([10, 0, 0, 254])].into() })
+    };
+    let peers = Peers::Only(vec![Peer::Nodes(Selector::labels([("role", "closed")]))]);
+    let rule = ClusterRule { name: None, action: Action::Deny, peers, ports: Ports::All };
+    let everything = Subject { namespaces: Selector::everything(), pods: Selector::everything() };
+    let nobody = ClusterPolicy {
+        tier: Tier::Admin,
+        priority: 1,
+        subject: everything,
+        ingress: Vec::new(),
+        egress: vec![rule],
+    };
+    old.cluster_policies.insert("nodes".into(), Arc::new(nobody));
+    old.nodes.insert("here".into(), node("closed"));
+    let isolated =
+        Policy { subject: Selector::labels([("app", "server")]), ingress: None, egress: Some(Vec::new()) };
+    old.namespace_mut(&"x".into()).policies.insert("out".into(), Arc::new(isolated));
+    let mut new = old.clone();
+    new.nodes.insert("here".into(), node("open"));
+    let port = ContainerPort { name: None, protocol: Protocol::Tcp, port: 80, host_port: Some(8080) };
+    let exposed = Pod { ports: [port].into(), ..pod("client", 2).as_ref().clone() };
+    new.namespace_mut(&"x".into()).pods.insert("client".into(), Arc::new(exposed));
+    let peer = IpAddr::from([10, 0, 0, 254]);
+    let query = Query { slot: 1, direction: Direction::Egress, peer, protocol: 6, port: 8080 };
+    assert_eq!(shows_old_or_new(&old, &new, &local, &query), [false, false]);
+    assert_eq!(shows_old_or_new(&new, &old, &local, &query), [false, false]);
+}
+
+#[test]
+fn a_service_that_comes_with_its_range_cuts_nobody_off() {
+    let (mut old, local) = cluster();
+    let everywhere =
+        Peer::Block(IpBlock { cidr: "0.0.0.0/0".parse().expect("a network"), except: Vec::new() });
+    let rule = Rule { peers: Peers::Only(vec![everywhere]), ports: Ports::All };
+    let out =
+        Policy { subject: Selector::labels([("app", "server")]), ingress: None, egress: Some(vec![rule]) };
+    old.namespace_mut(&"x".into()).policies.insert("out".into(), Arc::new(out));
+    let peer = IpAddr::from([10, 100, 0, 7]);
+    let mut new = old.clone();
+    new.service_cidrs = vec!["10.100.0.0/16".parse().expect("a network")];
+    let port = ServicePort {
+        name: "".into(),
+        protocol: Protocol::Tcp,
+        port: 80,
+        target: TargetPort::Number(8080),
+        node_port: None,
+    };
+    let service = Service {
+        addresses: vec![peer],
+        external: Vec::new(),
+        ports: vec![port],
+        backends: Backends::Pods(Selector::labels([("app", "client")])),
+    };
+    new.namespace_mut(&"x".into()).services.insert("s".into(), Arc::new(service));
+    let query = Query { slot: 1, direction: Direction::Egress, peer, protocol: 6, port: 80 };
+    assert_eq!(shows_old_or_new(&old, &new, &local, &query), [true, true]);
+    assert_eq!(shows_old_or_new(&new, &old, &local, &query), [true, true]);
 }

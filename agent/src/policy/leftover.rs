@@ -30,7 +30,8 @@ pub(super) enum Over {
     Overdue(Vec<Step>),
 }
 
-/// Removals, and the period that they wait for.
+/// Removals, and the period that they wait for. They begin with [`Step::Grace`]: when the period is over, it may be
+/// recorded, so that numbers are free that programs might have read before.
 #[derive(Debug)]
 pub(super) struct Leftover {
     steps: Vec<Step>,
@@ -67,6 +68,11 @@ impl Leftover {
         self.ask();
     }
 
+    /// Something went out of use without a plan: a period that is under way began too early for it.
+    pub(super) fn disturb(&mut self) {
+        self.turn += 1;
+    }
+
     /// The removals, for whoever waits for a period of his own.
     pub(super) fn take(&mut self) -> Vec<Step> {
         self.turn += 1;
@@ -88,6 +94,11 @@ impl Leftover {
         self.disturbed = 0;
         self.turn += 1;
         Over::Overdue(std::mem::take(&mut self.steps))
+    }
+
+    /// Whether something is still to go, or a period is under way.
+    pub(super) fn is_pending(&self) -> bool {
+        self.waiting || !self.steps.is_empty()
     }
 
     fn ask(&mut self) {
@@ -117,8 +128,9 @@ pub(super) fn unreachable(removals: &[Step], maps: &Tables) -> Vec<Step> {
             ports.extend(list.iter().copied().filter(|key| !led_to(key)));
         }
     }
-    let steps = [Step::RemoveRows(rows.into_iter().collect()), Step::RemovePorts(ports)];
-    steps.into_iter().filter(|step| !step.is_empty()).collect()
+    let steps = [Step::Grace, Step::RemoveRows(rows.into_iter().collect()), Step::RemovePorts(ports)];
+    let needed = |step: &Step| if *step == Step::Grace { !removals.is_empty() } else { !step.is_empty() };
+    steps.into_iter().filter(needed).collect()
 }
 
 #[cfg(test)]
@@ -153,7 +165,7 @@ mod tests {
         leftover.plan(false, removal(1));
         assert_eq!(leftover.over(elapsed(&mut receiver)), Over::Due(removal(1)));
         leftover.plan(false, Vec::new());
-        assert!(receiver.try_recv().is_err(), "nothing is left to wait for");
+        assert!(!leftover.is_pending(), "nothing is left to wait for");
     }
 
     #[test]
@@ -165,6 +177,16 @@ mod tests {
             assert_eq!(leftover.over(elapsed(&mut receiver)), Over::Later);
             assert_eq!(leftover.over(elapsed(&mut receiver)), Over::Due(then));
         }
+    }
+
+    #[test]
+    fn what_went_in_between_needs_a_period_of_its_own() {
+        let (mut leftover, mut receiver, _sender) = leftover();
+        leftover.plan(true, removal(1));
+        leftover.disturb();
+        leftover.plan(false, removal(1));
+        assert_eq!(leftover.over(elapsed(&mut receiver)), Over::Later);
+        assert_eq!(leftover.over(elapsed(&mut receiver)), Over::Due(removal(1)));
     }
 
     #[test]

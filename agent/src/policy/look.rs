@@ -17,6 +17,8 @@ pub struct InForce<'a> {
     pub compiler: &'a Compiler,
     /// The pods under policy.
     pub local: &'a BTreeMap<Slot, (LocalPod, Binding)>,
+    /// What is no longer needed is still in the maps: a grace period is under way.
+    pub leaving: bool,
 }
 
 /// Something that the thread is to look up.

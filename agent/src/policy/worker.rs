@@ -161,7 +161,11 @@ impl<K: Kernel> Worker<K> {
                 // There may be room now for what found none.
                 batch.compile |= self.remove_leftover(turn, waited) && self.unapplied.is_some();
             }
-            Command::Look(look) => look(&InForce { compiler: &self.compiler, local: &self.local }),
+            Command::Look(look) => look(&InForce {
+                compiler: &self.compiler,
+                local: &self.local,
+                leaving: self.leftover.is_pending(),
+            }),
             Command::SlotOf(ifindex, reply) => drop(reply.send(self.kernel.slot_of(ifindex))),
             Command::AddressesOf(ifindex, reply) => {
                 let bound = self.kernel.bound_to(ifindex).into_iter();
@@ -189,6 +193,7 @@ impl<K: Kernel> Worker<K> {
     fn admit(&mut self, endpoint: &Endpoint, pod: LocalPod) -> Result<(), Refusal> {
         let binding = binding(endpoint);
         self.compiler.clear_endpoint(u32::from(endpoint.slot.number()));
+        self.leftover.disturb();
         self.kernel.bind(&binding).map_err(|error| refused("endpoint-map", &error))?;
         self.local.insert(endpoint.slot, (pod, binding));
         self.filters.missing.insert(endpoint.slot);
@@ -234,6 +239,7 @@ impl<K: Kernel> Worker<K> {
 
     pub(super) fn clear(&mut self, slot: u32) {
         self.compiler.clear_endpoint(slot);
+        self.leftover.disturb();
         if let Err(error) = self.kernel.clear(slot) {
             tracing::error!(slot, %error, "a slot could not be emptied");
         }
@@ -250,7 +256,7 @@ impl<K: Kernel> Worker<K> {
 
         let compile = began.elapsed();
         let outcome = self.apply(before);
-        let first = (!batch.activated.is_empty()).then_some(began);
+        let first = (batch.finishes || !batch.activated.is_empty()).then_some(began);
         if let (Ok(()), Some(since), false) = (&outcome, batch.since.or(first), before.is_empty()) {
             let took = since.elapsed();
             if batch.since.is_some() {
@@ -263,7 +269,7 @@ impl<K: Kernel> Worker<K> {
         self.publish(&outcome);
         batch.answer(&outcome, &refused);
         let removals = match outcome {
-            Ok(()) => after.iter().filter(|step| **step != Step::Grace).cloned().collect(),
+            Ok(()) => after.to_vec(),
             // What fills the maps must not wait for what found no room in them.
             Err(_) => leftover::unreachable(after, self.compiler.installed()),
         };
@@ -274,8 +280,8 @@ impl<K: Kernel> Worker<K> {
     /// change has to wait for that. The former rows go first: maps need not have room for three times as many.
     fn finish_take_over(&mut self) {
         let former = self.leftover.take();
-        match self.apply(&[Step::Grace]).and_then(|()| self.apply(&former)) {
-            Ok(()) => self.compile_and_apply(Batch::default()),
+        match self.apply(&[Step::Grace]).and_then(|()| self.remove(&former)) {
+            Ok(()) => self.compile_and_apply(Batch { finishes: true, ..Batch::default() }),
             Err(refusal) => {
                 tracing::warn!(error = %refusal, "what a former agent left was not removed; the next change tries again");
             }
@@ -284,17 +290,29 @@ impl<K: Kernel> Worker<K> {
 
     /// Removes what no program can be using any more; returns whether something was removed.
     fn remove_leftover(&mut self, turn: u64, waited: Result<(), KernelError>) -> bool {
-        let (over, removed) = match (self.leftover.over(turn), waited) {
+        let (over, waited) = match (self.leftover.over(turn), waited) {
             (Over::Later, _) => return false,
-            (Over::Due(steps), Ok(())) => (steps, Ok(())),
+            (Over::Due(steps), Ok(())) => {
+                // Nothing changed since the period began, so it was one for all that the compiler knows of.
+                self.compiler.record(&Step::Grace);
+                (steps, Ok(()))
+            }
             (Over::Due(_), Err(error)) => (Vec::new(), Err(refused("grace", &error))),
             (Over::Overdue(steps), _) => (steps, self.apply(&[Step::Grace])),
         };
-        if let Err(refusal) = removed.and_then(|()| self.apply(&over)) {
+        if let Err(refusal) = waited.and_then(|()| self.remove(&over)) {
             tracing::warn!(error = %refusal, "what is no longer needed was not removed; the next change tries again");
             return false;
         }
-        !over.is_empty()
+        over.iter().any(|step| *step != Step::Grace)
+    }
+
+    /// What was planned for after a grace period, which has passed.
+    fn remove(&mut self, planned: &[Step]) -> Result<(), Refusal> {
+        planned
+            .iter()
+            .filter(|step| **step != Step::Grace)
+            .try_for_each(|step| self.apply(std::slice::from_ref(step)))
     }
 
     /// What keeps the node from serving.
@@ -302,7 +320,8 @@ impl<K: Kernel> Worker<K> {
         self.unapplied.clone().or_else(|| self.lacking_filters())
     }
 
-    /// Step by step, remembering what stands, to the entry; stops at the first that fails.
+    /// Step by step, remembering what stands; stops at the first that fails. How many of its entries stand is known for
+    /// certain: the kernel counts them in their order, and an entry that fails leaves what stood.
     fn apply(&mut self, steps: &[Step]) -> Result<(), Refusal> {
         for step in steps {
             if let Err(Unfinished { done, error }) = self.kernel.apply(step) {
@@ -352,6 +371,8 @@ impl<K: Kernel> Worker<K> {
 #[derive(Default)]
 pub(super) struct Batch {
     compile: bool,
+    /// The second half of a take-over.
+    finishes: bool,
     since: Option<Instant>,
     pub(super) attached: Vec<(Slot, Reply)>,
     detached: Vec<oneshot::Sender<()>>,

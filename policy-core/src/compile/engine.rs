@@ -13,8 +13,8 @@ use super::cidr::Elementary;
 use super::force::TermsInForce;
 use super::maps::Maps;
 use super::numbers::Numbers;
+use super::reach::Reach;
 use super::registry::Counts;
-use super::rows::Reach;
 use super::services::Services;
 use super::subjects::Subject;
 use crate::finding::Finding;
@@ -76,10 +76,8 @@ pub(super) struct State {
     pub(super) usage: Usage,
     /// Sets of endpoints, as they are or as they shall be.
     pub(super) active: BTreeSet<u32>,
-    /// Classes for which all active sets have their rows.
-    pub(super) rowed: BTreeSet<u32>,
     /// Whom each active set speaks of.
-    pub(super) reach: BTreeMap<u32, Reach>,
+    pub(super) reach: Reach,
     /// What each active set says to class 0.
     pub(super) defaults: BTreeMap<u32, RowValue>,
     /// Class of a Service and set that allows only some of its backends.
@@ -259,7 +257,8 @@ impl Compiler {
         let mut idle: Vec<u32> = std::mem::take(&mut self.maps.idle_classes).into_iter().collect();
         while let Some(id) = idle.pop() {
             let used = self.state.usage.users.has(id) || self.maps.mentions.has(id);
-            if id != CLASS_NONE && !used && !self.numbers.is_part(id) {
+            let left = self.maps.is_left(id);
+            if id != CLASS_NONE && !used && !left && !self.numbers.is_part(id) {
                 idle.extend(self.numbers.forget_class(id));
             }
         }

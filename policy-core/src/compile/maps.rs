@@ -11,6 +11,9 @@ use crate::ids::ClassId;
 use crate::plan::Step;
 use crate::tables::{EndpointSets, Tables, VipAddress, VipTarget};
 
+/// So many numbers at most wait for a grace that is needed for something else.
+const LEFT: usize = 256;
+
 /// Keys whose value shall be another than the maps hold; None: they shall have none.
 pub(super) type Pending<K, V> = BTreeMap<K, Option<V>>;
 
@@ -30,6 +33,11 @@ pub(super) struct Maps {
     pub(super) profile_rows: Counts,
     /// Classes that the maps have ceased to name.
     pub(super) idle_classes: BTreeSet<u32>,
+    /// Classes that led somewhere: a program may have read one just before its address was given another, and asks for
+    /// a row yet. Until the next grace.
+    left_classes: BTreeSet<u32>,
+    /// Sets that an endpoint had, likewise.
+    pub(super) left_sets: BTreeSet<u32>,
     /// Profiles that no row leads to any more.
     pub(super) idle_profiles: BTreeSet<u32>,
     /// The ports of profiles of a former agent.
@@ -75,6 +83,11 @@ fn has_now<K: Ord + Copy, V: Clone + PartialEq>(
     };
     want(installed, pending, key, wish);
     before
+}
+
+/// The sets of an endpoint.
+fn sets_of(endpoint: &EndpointSets) -> [u32; 2] {
+    [endpoint.ingress.0, endpoint.egress.0]
 }
 
 impl Maps {
@@ -198,6 +211,22 @@ impl Maps {
         }
     }
 
+    /// Something leads to another class now.
+    fn lead(&mut self, before: Option<u32>, after: Option<u32>) {
+        self.left_classes.extend(before.filter(|_| before != after));
+        self.mention(before, after);
+    }
+
+    /// Whether a program may still ask for a class to which nothing leads any more.
+    pub(super) fn is_left(&self, class: u32) -> bool {
+        self.left_classes.contains(&class)
+    }
+
+    /// Whether more numbers wait for a grace than are to be kept for one that comes anyway.
+    pub(super) fn owes_grace(&self) -> bool {
+        self.left_classes.len() > LEFT
+    }
+
     /// Notes that a step was carried out.
     pub(super) fn record(&mut self, step: &Step) {
         match step {
@@ -213,10 +242,15 @@ impl Maps {
             Step::SetEndpoints(list) => {
                 for (slot, sets) in list {
                     let installed = &mut self.installed.endpoints;
-                    has_now(installed, &mut self.endpoints, *slot, Some(sets.clone()));
+                    let before = has_now(installed, &mut self.endpoints, *slot, Some(sets.clone()));
+                    let left = before.iter().flat_map(sets_of);
+                    self.left_sets.extend(left.filter(|set| !sets_of(sets).contains(set)));
                 }
             }
-            Step::Grace => {}
+            Step::Grace => {
+                self.idle_classes.append(&mut self.left_classes);
+                self.left_sets.clear();
+            }
             Step::RemovePorts(list) => {
                 for key in list {
                     self.installed.ports.remove(key);
@@ -234,22 +268,23 @@ impl Maps {
 
     fn has_cidr(&mut self, key: IpNetwork, value: Option<CidrValue>) {
         let before = has_now(&mut self.installed.cidrs, &mut self.cidrs, key, value);
-        self.mention(before.map(|value| value.class), value.map(|value| value.class));
+        self.lead(before.map(|value| value.class), value.map(|value| value.class));
     }
 
     fn has_peer(&mut self, key: IpAddr, value: Option<PeerValue>) {
         let before = has_now(&mut self.installed.peers, &mut self.peers, key, value);
-        self.mention(before.map(PeerValue::class), value.map(PeerValue::class));
+        self.lead(before.map(PeerValue::class), value.map(PeerValue::class));
     }
 
     fn has_vip(&mut self, key: VipAddress, value: Option<VipTarget>) {
         let before = has_now(&mut self.installed.vips, &mut self.vips, key, value);
         let class = |target: VipTarget| target.class.0;
-        self.mention(before.map(class), value.map(class));
+        self.lead(before.map(class), value.map(class));
     }
 
     /// Notes that a slot was cleared.
     pub(super) fn clear_endpoint(&mut self, slot: u32) {
+        self.left_sets.extend(self.installed.endpoints.get(&slot).iter().flat_map(|one| sets_of(one)));
         self.installed.clear_endpoint(slot);
         self.endpoints.remove(&slot);
     }

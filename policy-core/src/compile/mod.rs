@@ -11,6 +11,7 @@ mod heir;
 mod maps;
 mod numbers;
 mod profile;
+mod reach;
 mod registry;
 mod report;
 mod row;

@@ -45,23 +45,24 @@ impl Compiler {
         let (peers, peers_gone): (Vec<_>, Vec<IpAddr>) = split(&maps.peers);
         let (vips, vips_gone) = split(&maps.vips);
         let (endpoints, _) = split(&maps.endpoints);
-        let removals = !(rows_gone.is_empty() && ports_gone.is_empty());
+        let grace = !(rows_gone.is_empty() && ports_gone.is_empty()) || maps.owes_grace();
 
         let steps = [
             Step::AddPorts(ports.into_iter().collect()),
             Step::AddRows(rows),
+            // What is asked first is set first and removed last: it hides what is written meanwhile behind it.
+            Step::SetVips(vips),
+            Step::SetPeers(peers),
             Step::SetCidrs(cidrs),
             Step::RemoveCidrs(cidrs_gone),
-            Step::SetPeers(peers),
             Step::RemovePeers(peers_gone),
-            Step::SetVips(vips),
             Step::RemoveVips(vips_gone),
             Step::SetEndpoints(endpoints),
             Step::Grace,
             Step::RemoveRows(rows_gone),
             Step::RemovePorts(ports_gone),
         ];
-        let needed = |step: &Step| if *step == Step::Grace { removals } else { !step.is_empty() };
+        let needed = |step: &Step| if *step == Step::Grace { grace } else { !step.is_empty() };
         steps.into_iter().filter(needed).collect()
     }
 }

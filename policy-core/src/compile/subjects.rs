@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ebpf_common::abi::{PROFILE_ALLOW_ALL, RowKey, RowValue};
+use ebpf_common::abi::{CLASS_NONE, PROFILE_ALLOW_ALL, RowKey, RowValue};
 
 use super::book::{SpaceChange, merge};
 use super::engine::Compiler;
@@ -89,7 +89,10 @@ impl Compiler {
         self.subjects = subjects;
 
         let mut active: BTreeSet<u32> = self.wanted_sets();
-        active.extend(self.maps.installed.endpoints.values().flat_map(|one| [one.ingress.0, one.egress.0]));
+        let installed = self.maps.installed.endpoints.values();
+        active.extend(installed.flat_map(|one| [one.ingress.0, one.egress.0]));
+        // Programs that started before the last flip may still ask by these.
+        active.extend(&self.maps.left_sets);
         active.remove(&0);
         let came = active.difference(&self.state.active).copied().collect();
         let went = self.state.active.difference(&active).copied().collect();
@@ -177,23 +180,25 @@ impl Compiler {
         }
         let installed = self.maps.installed.endpoints.values();
         let sets: BTreeSet<u32> = installed.flat_map(|one| [one.ingress.0, one.egress.0]).collect();
+        let sets: BTreeSet<u32> = sets.intersection(&self.wanted_sets()).copied().collect();
         let covers = |new: u32, old: u32| {
             let (new, old) = (self.numbers.profiles.get(new), self.numbers.profiles.get(old));
             new.zip(old).is_some_and(|(new, old)| new.covers(old))
         };
-        let wanted = self.wanted_sets();
-        let sets = sets.into_iter().filter(|set| wanted.contains(set));
-        sets.filter(|set| {
-            moves.iter().any(|(from, to)| {
-                if !(self.reaches(*set, from.0) || self.reaches(*set, to.0)) {
-                    return false;
+        let mut narrower = BTreeSet::new();
+        for (from, to) in moves {
+            // What a set says to all others it says to both ends, or it speaks of one of them.
+            let ends = [from, to].into_iter().filter(|class| class.0 != CLASS_NONE);
+            let sets = ends.map(|class| self.state.reach.sets_of(&self.numbers, class.0, &sets));
+            for set in sets.flatten() {
+                let before = self.judged(set, from, |key| self.maps.installed.rows.get(&key).copied());
+                let after = self.judged(set, to, |key| self.maps.row(key));
+                if before.zip(after).is_some_and(|(before, after)| narrows(before, after, &covers)) {
+                    narrower.insert(set);
                 }
-                let before = self.judged(*set, *from, |key| self.maps.installed.rows.get(&key).copied());
-                let after = self.judged(*set, *to, |key| self.maps.row(key));
-                before.zip(after).is_some_and(|(before, after)| narrows(before, after, &covers))
-            })
-        })
-        .collect()
+            }
+        }
+        narrower
     }
 
     /// The row by which a set judges a class.

@@ -3,6 +3,7 @@
 
 mod ask;
 mod histories;
+mod programs;
 mod steps;
 mod transitions;
 #[path = "../world/mod.rs"]

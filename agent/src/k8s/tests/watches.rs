@@ -129,7 +129,7 @@ async fn throttling_in_both_forms_is_waited_out() {
 #[tokio::test]
 async fn broken_refused_and_unanswered_watches_are_opened_again() {
     let api = with_pods(&["a"]).await;
-    let pace = WatchPace { request: Duration::from_millis(200), ..pace() };
+    let pace = WatchPace { request: Duration::from_secs(1), ..pace() };
     let (handle, _driver) = synced(&api, pace).await;
     for misdeed in [
         Misdeed::BreakAfter(0),

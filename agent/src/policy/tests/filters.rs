@@ -6,7 +6,7 @@ use std::sync::Arc;
 use policy_core::FindingReason;
 use prometheus_client::registry::Registry;
 
-use super::{Memory, World, endpoint, enforcer};
+use super::{Memory, World, end, endpoint, enforcer, settle};
 use crate::endpoint::{Endpoint, Enforcement, Slot};
 use crate::metrics::Metrics;
 use crate::policy::Enforcer;
@@ -17,7 +17,7 @@ async fn filters_that_could_not_be_attached_at_the_start_are_tried_again() {
     let first = enforcer(&memory);
     first.activate().await.expect("nothing to compile");
     first.attach(endpoint(1, "web")).await.expect("nothing fails");
-    drop(first);
+    end(first, &memory);
 
     memory.0.lock().unwrap().filters.clear();
     let second = enforcer(&memory);
@@ -185,6 +185,7 @@ async fn a_node_agent_that_comes_back_is_told_and_left_alone() {
     enforcer.attach(endpoint(1, "web")).await.expect("adopted");
     enforcer.activate().await.expect("nothing fails");
     enforcer.attach(endpoint(2, "db")).await.expect("nothing fails");
+    settle(&enforcer).await;
     memory.log();
     let told = || {
         let report = enforcer.report().borrow().clone();

@@ -1,13 +1,12 @@
 //! Steps that fail part way.
 
-use std::time::Duration;
-
 use policy_core::model::{
     Backends, IpBlock, Labels, NamespaceMatch, Peer, Peers, Pod, PodState, Policy, PortMatch, PortRange,
     Ports, Protocol, Rule, Selector, Service, ServicePort, TargetPort,
 };
 use policy_core::model::{Name, Namespace};
 
+use super::numbered::numbered;
 use super::*;
 
 /// A cluster that changes.
@@ -43,43 +42,51 @@ impl Bench {
         Self { memory, cluster: source, enforcer }.quiet().await
     }
 
-    /// The next cluster; returns why it is not in force, where it is not.
-    async fn change(&self, cluster: &Cluster) -> Option<String> {
+    /// The next cluster; returns the step that was refused, if one was.
+    async fn change(&self, cluster: &Cluster) -> Option<&'static str> {
         *self.cluster.0.lock().unwrap() = Arc::new(cluster.clone());
+        self.memory.0.lock().unwrap().refused = None;
         self.enforcer.cluster_changed(Instant::now()).await;
         self.compiled().await;
+        // Not what the agent reports: it may have tried again already.
+        self.memory.0.lock().unwrap().refused
+    }
+
+    fn error(&self) -> Option<String> {
         self.enforcer.report().borrow().error.clone()
     }
 
     /// Answered after the compilation that goes before it.
     async fn compiled(&self) {
         self.enforcer.detach(&endpoint(99, "nobody")).await;
-        let known = self.enforcer.look(|all| all.compiler.installed().clone()).await.expect("a thread");
-        // Removals may run in between.
-        let maps = self.memory.0.lock().unwrap().tables.clone();
-        assert_eq!((known.peers, known.cidrs), (maps.peers, maps.cidrs), "the record is not what stands");
+        let maps = self.memory.clone();
+        // Compared by the thread that writes.
+        let both = self
+            .enforcer
+            .look(move |all| (all.compiler.installed().clone(), maps.0.lock().unwrap().tables.clone()));
+        let (known, standing) = both.await.expect("a thread");
+        assert_eq!(known, standing, "the record is not what stands");
     }
 
-    /// Until nothing is left to do.
+    /// Until nothing is left to do: nothing is to leave the maps, and to compile again changes nothing.
     async fn quiet(self) -> Self {
-        let mut calm = 0;
-        while calm < 5 {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            settle(&self.enforcer).await;
             self.memory.log();
             self.enforcer.cluster_changed(Instant::now()).await;
             self.compiled().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            calm = if self.memory.log().is_empty() { calm + 1 } else { 0 };
+            settle(&self.enforcer).await;
+            if self.memory.log().is_empty() {
+                return self;
+            }
+            assert!(Instant::now() < until, "there is no end");
         }
-        let known = self.enforcer.look(|all| all.compiler.installed().clone()).await.expect("a thread");
-        assert_eq!(known, self.memory.0.lock().unwrap().tables, "the record is not what stands");
-        self
     }
 
-    /// What stands, but for epochs.
+    /// What stands, but for numbers and epochs.
     fn standing(&self) -> Tables {
-        let mut tables = self.memory.0.lock().unwrap().tables.clone();
-        tables.endpoints.values_mut().for_each(|sets| sets.epoch = 0);
-        tables
+        numbered(&self.memory.0.lock().unwrap().tables)
     }
 }
 
@@ -196,7 +203,7 @@ async fn what_failed_part_way_is_finished_by_the_next_try() {
         bench.change(&after()).await.expect("it fails");
         let bench = bench.quiet().await;
         let standing = bench.standing();
-        assert_eq!(bench.enforcer.report().borrow().error, None);
+        assert_eq!(bench.error(), None);
         assert_eq!(
             (standing.peers.keys().collect::<Vec<_>>(), standing.ports.len(), standing.rows.len()),
             (whole.peers.keys().collect::<Vec<_>>(), whole.ports.len(), whole.rows.len())
@@ -212,8 +219,8 @@ async fn a_policy_that_does_not_fit_harms_nobody_once_it_is_gone() {
     let standing = bench.standing();
     let room = standing.ports.len() + 15;
     bench.memory.0.lock().unwrap().most_ports = room;
-    let error = bench.change(&of_ports(2000, 40)).await.expect("there is no room");
-    assert!(error.contains("add_ports"), "{error}");
+    assert_eq!(bench.change(&of_ports(2000, 40)).await, Some("add_ports"), "there is no room");
+    assert!(bench.error().is_some_and(|error| error.contains("add_ports")));
     assert_eq!(bench.memory.0.lock().unwrap().tables.ports.len(), room, "it is full");
     assert_eq!(bench.change(&of_ports(1000, 10)).await, None);
     let bench = bench.quiet().await;
@@ -240,13 +247,43 @@ async fn what_nobody_needs_makes_room_for_what_found_none() {
         maps.programs_run = true;
     }
     bench.enforcer.detach(&endpoint(2, "db")).await;
-    let error = bench.change(&all(4000, "web")).await.expect("what the pod left is still there");
-    assert!(error.contains("add_ports"), "{error}");
+    let refused = bench.change(&all(4000, "web")).await;
+    assert_eq!(refused, Some("add_ports"), "what the pod left is still there");
     bench.memory.0.lock().unwrap().programs_run = false;
     bench.memory.1.notify_all();
-    let in_force = || bench.enforcer.report().borrow().error.is_none().then_some(());
-    kernel_test::wait_for("it is in force", Duration::from_secs(20), in_force)
-        .expect("nobody changes anything");
+    let in_force = || bench.error().is_none().then_some(());
+    kernel_test::wait_for("it is in force", PATIENCE, in_force).expect("nobody changes anything");
     let bench = bench.quiet().await;
     assert_eq!(bench.standing().ports.len(), used);
+}
+
+#[tokio::test]
+async fn numbers_are_given_again_when_programs_have_ended() {
+    let mut bench = Bench::start(before()).await;
+    let mut highest = Vec::new();
+    for _ in 0..12 {
+        for cluster in [after(), before()] {
+            assert_eq!(bench.change(&cluster).await, None);
+        }
+        bench = bench.quiet().await;
+        let maps = bench.memory.0.lock().unwrap();
+        highest.push(maps.tables.rows.keys().map(|key| key.set.max(key.class)).max());
+    }
+    assert_eq!(highest[..6].iter().max(), highest[6..].iter().max(), "{highest:?}");
+}
+
+#[tokio::test]
+async fn the_second_half_of_a_take_over_is_a_change_too() {
+    let Bench { memory, cluster, enforcer } = Bench::start(before()).await;
+    end(enforcer, &memory);
+    let metrics = Metrics::new(&mut Registry::default());
+    let enforcer = Enforcer::start(memory.clone(), Arc::new(cluster.clone()), metrics).expect("memory");
+    enforcer.attach(endpoint(1, "web")).await.expect("adopted");
+    enforcer.attach(endpoint(2, "db")).await.expect("adopted");
+    enforcer.activate().await.expect("nothing fails");
+    // Answered after the take-over.
+    enforcer.count().await;
+    assert_eq!(enforcer.changes().after(0).len(), 2);
+    let bench = Bench { memory, cluster, enforcer }.quiet().await;
+    assert_eq!(bench.enforcer.changes().after(0).len(), 2);
 }

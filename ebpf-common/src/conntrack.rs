@@ -92,7 +92,9 @@ pub fn step(state: CtState, number: u8, kind: Kind, dir: Direction, epoch: u32, 
         if ours && !denied {
             return Step::Pass(next.with_epoch(epoch));
         }
-        return Step::Again(next.with_epoch(epoch).without(CtState::DENIED | CtState::AUDITED));
+        return Step::Again(
+            next.with_epoch(epoch).without(CtState::DENIED | CtState::AUDITED | CtState::TRUSTED),
+        );
     }
     if denied { Step::Drop } else { Step::Pass(next) }
 }
@@ -110,6 +112,7 @@ pub fn runs_on(state: CtState, key: &CtKey, kind: Kind, epoch: u32) -> bool {
     let decides = CtState::EPOCH_AND_TAG
         | CtState::DENIED
         | CtState::AUDITED
+        | CtState::TRUSTED
         | CtState::CLOSING
         | CtState::SEEN_REPLY
         | CtState::ESTABLISHED;

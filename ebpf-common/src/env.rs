@@ -50,11 +50,15 @@ pub trait Env: Packet {
     fn now_ns(&self) -> u64;
     /// The node's switches.
     fn switches(&self) -> Switches;
-    /// Copies the endpoint in a slot, which is not verified.
+    /// Copies the endpoint in a slot or its [`shadow`](crate::abi::shadow_of), which is not verified.
     ///
     /// # Errors
-    /// [`Reason::NoEndpoint`] if there is no such slot.
-    fn endpoint(&self, slot: u32, ep: &mut Endpoint) -> Result<(), Reason>;
+    /// [`Reason::NoEndpoint`] if there is no such element.
+    fn endpoint(&self, index: u32, ep: &mut Endpoint) -> Result<(), Reason>;
+    /// The slot that an interface may have: no more than a hint, which its endpoint proves or not. 0 where none is known.
+    fn hint(&self, ifindex: u32) -> u32;
+    /// Remembers the slot of an interface, in place of another's.
+    fn set_hint(&self, ifindex: u32, slot: u32);
     /// The slot of an interface.
     fn slot_of(&self, ifindex: u32) -> Option<SlotValue>;
     /// The value of an address, not verified.
@@ -65,7 +69,7 @@ pub trait Env: Packet {
     fn vip(&self, key: &VipKey) -> Option<VipValue>;
     /// A row.
     fn row(&self, key: &RowKey) -> Option<RowValue>;
-    /// The longest prefix of a profile that holds a port.
+    /// An entry of a profile; its length is part of the key.
     fn port(&self, key: &PortKey) -> Option<PortValue>;
     /// A flow's entry.
     fn flow(&self, table: Table, key: &CtKey) -> Option<Self::Entry>;

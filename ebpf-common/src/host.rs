@@ -9,7 +9,7 @@ use std::vec::Vec;
 use crate::abi::{
     Addr, CidrKey4, CidrKey6, CidrValue, CtKey, CtState, CtValue, Direction, Endpoint, Family, FragKey,
     FragValue, PeerKey4, PeerKey6, PeerValue, PortKey, PortValue, Reason, RowKey, RowValue, SlotValue,
-    VipKey, VipValue,
+    VipKey, VipValue, hint_of, shadow_of,
 };
 use crate::conntrack::TICK_SHIFT;
 use crate::env::{Entry, Env, Switches, Table};
@@ -19,7 +19,7 @@ use crate::verdict::{Work, decide};
 /// What the maps hold.
 #[derive(Debug, Default)]
 pub struct Host {
-    /// `ep`: sealed values by slot.
+    /// `ep`: sealed values by slot, and by its shadow.
     pub ep: HashMap<u32, Endpoint>,
     /// `ifslot`.
     pub ifslot: HashMap<u32, SlotValue>,
@@ -44,6 +44,7 @@ pub struct Host {
     flows: RefCell<HashMap<(Table, CtKey), CtValue>>,
     fragments: RefCell<HashMap<FragKey, FragValue>>,
     spent: RefCell<HashMap<u32, (u32, u32)>>,
+    pub(crate) hints: RefCell<HashMap<u32, u32>>,
 }
 
 /// What was decided about a packet.
@@ -75,7 +76,9 @@ impl Host {
     /// Puts an endpoint into a slot, and its interface into the table of those.
     pub fn put_endpoint(&mut self, slot: u32, endpoint: Endpoint) {
         self.ifslot.insert(endpoint.ifindex, SlotValue::new(endpoint.ifindex, slot));
-        self.ep.insert(slot, endpoint.sealed(slot));
+        for index in [shadow_of(slot), slot] {
+            self.ep.insert(index, endpoint.sealed(slot));
+        }
     }
 
     /// All flows with the table of each, sorted by nothing.
@@ -182,13 +185,21 @@ impl<'a> Env for Crossing<'a> {
         self.host.switches
     }
 
-    fn endpoint(&self, slot: u32, ep: &mut Endpoint) -> Result<(), Reason> {
-        // The kernel's array has every slot below its size, empty or not.
-        if slot >= crate::abi::capacity::SLOTS {
+    fn endpoint(&self, index: u32, ep: &mut Endpoint) -> Result<(), Reason> {
+        // The kernel's array has every element below its size, empty or not.
+        if index >= crate::abi::capacity::ENDPOINTS {
             return Err(Reason::NoEndpoint);
         }
-        *ep = self.host.ep.get(&slot).copied().unwrap_or(Endpoint::EMPTY);
+        *ep = self.host.ep.get(&index).copied().unwrap_or(Endpoint::EMPTY);
         Ok(())
+    }
+
+    fn hint(&self, ifindex: u32) -> u32 {
+        self.host.hints.borrow().get(&hint_of(ifindex)).copied().unwrap_or(0)
+    }
+
+    fn set_hint(&self, ifindex: u32, slot: u32) {
+        self.host.hints.borrow_mut().insert(hint_of(ifindex), slot);
     }
 
     fn slot_of(&self, ifindex: u32) -> Option<SlotValue> {
@@ -222,13 +233,7 @@ impl<'a> Env for Crossing<'a> {
     }
 
     fn port(&self, key: &PortKey) -> Option<PortValue> {
-        let profile = u32::from_be_bytes(key.profile_be);
-        let port = u16::from_be_bytes(key.port_be);
-        (0..=16)
-            .rev()
-            .map(|bits| PortKey::new(profile, key.proto, port, bits))
-            .chain([PortKey::any(profile)])
-            .find_map(|key| self.host.port.get(&key).copied())
+        self.host.port.get(key).copied()
     }
 
     fn flow(&self, table: Table, key: &CtKey) -> Option<Slot<'a>> {

@@ -2,7 +2,8 @@
 
 use crate::abi::{
     Addr, CIDR_SERVICE, CLASS_NONE, Direction, Endpoint, EndpointFlags, Family, Origin, PROFILE_ALLOW_ALL,
-    PROFILE_DENY_ALL, PeerValue, PortKey, READ_ATTEMPTS, Reason, RowKey, RowValue, VipKey, proto,
+    PROFILE_DENY_ALL, PeerValue, PortAction, PortValue, READ_ATTEMPTS, Reason, RowKey, RowValue, VipKey,
+    proto, shadow_of,
 };
 use crate::env::Env;
 
@@ -195,14 +196,17 @@ pub fn read_endpoint<E: Env>(env: &E, slot: u32, ifindex: u32, ep: &mut Endpoint
 /// After a torn read, or of a slot that was never written.
 #[inline(never)]
 fn read_again<E: Env>(env: &E, slot: u32, ep: &mut Endpoint) -> Result<(), Reason> {
-    for _ in 1..READ_ATTEMPTS {
+    // The shadow first: it is whole while the slot is not.
+    let mut from = shadow_of(slot);
+    for _ in 0..READ_ATTEMPTS {
         if ep.check == 0 && ep.flags == 0 {
             return Err(Reason::NoEndpoint);
         }
-        env.endpoint(slot, ep)?;
+        env.endpoint(from, ep)?;
         if ep.verify(slot) {
             return Ok(());
         }
+        from = if from == slot { shadow_of(slot) } else { slot };
     }
     Err(Reason::Torn)
 }
@@ -272,11 +276,19 @@ fn by_row<E: Env>(env: &E, row: RowValue, q: &Question, answer: &mut Answer) -> 
         PROFILE_DENY_ALL => Err(Reason::Policy),
         PROFILE_ALLOW_ALL => Ok(Reason::New),
         profile => {
-            answer.rule = 0;
-            let port = env.port(&PortKey::exact(profile, q.proto, q.port)).ok_or(Reason::Policy)?;
-            answer.rule = port.rule;
-            if port.allows() { Ok(Reason::New) } else { Err(Reason::Policy) }
+            let mut said = PortValue::new(PortAction::Deny, 0);
+            by_port(env, profile, q, &mut said);
+            answer.rule = said.rule;
+            if said.allows() { Ok(Reason::New) } else { Err(Reason::Policy) }
         }
+    }
+}
+
+/// What a profile says; where it says nothing, `said` stays.
+#[inline(never)]
+fn by_port<E: Env>(env: &E, profile: u32, q: &Question, said: &mut PortValue) {
+    if let Some(found) = PortValue::find(profile, q.proto, q.port, |key| env.port(key)) {
+        *said = found;
     }
 }
 

@@ -106,11 +106,16 @@ fn cross<E: Env>(env: &E, dir: Direction, w: &mut Work) -> Result<Reason, Reason
         ether_type::ARP => {}
         _ => return Err(Reason::EtherType),
     }
-    if w.slot == 0 {
-        let value = env.slot_of(w.facts.ifindex).ok_or(Reason::NoEndpoint)?;
-        w.slot = value.slot_of(w.facts.ifindex).ok_or(Reason::Torn)?;
+    let named = w.slot != 0;
+    if !named {
+        w.slot = env.hint(w.facts.ifindex);
     }
-    policy::read_endpoint(env, w.slot, w.facts.ifindex, &mut w.ep)?;
+    if let Err(reason) = policy::read_endpoint(env, w.slot, w.facts.ifindex, &mut w.ep) {
+        if named {
+            return Err(reason);
+        }
+        locate(env, w)?;
+    }
     if matches!(dir, Direction::Out) {
         let mac = parse::source_mac(env).ok_or(Reason::Truncated)?;
         if mac != w.ep.mac_number() {
@@ -211,6 +216,39 @@ fn audits<E: Env>(env: &E, w: &Work) -> bool {
     w.ep.flags().has(EndpointFlags::AUDIT) || env.switches().audit
 }
 
+/// A flow's state; of another epoch if it was let in by a switch that is off by now, which moves none.
+#[inline(always)]
+fn in_force<E: Env>(env: &E, w: &Work, state: CtState) -> CtState {
+    if state.has(CtState::TRUSTED) && !env.switches().trust_node_addresses {
+        state.with_epoch(!w.ep.epoch)
+    } else {
+        state
+    }
+}
+
+/// The endpoint of an interface whose filter has no class id, and of which no hint told the slot.
+#[inline(never)]
+fn locate<E: Env>(env: &E, w: &mut Work) -> Result<(), Reason> {
+    let value = env.slot_of(w.facts.ifindex).ok_or(Reason::NoEndpoint)?;
+    w.slot = value.slot_of(w.facts.ifindex).ok_or(Reason::Torn)?;
+    policy::read_endpoint(env, w.slot, w.facts.ifindex, &mut w.ep)?;
+    env.set_hint(w.facts.ifindex, w.slot);
+    Ok(())
+}
+
+/// What an entry has to know of the answer beside that it allows.
+#[inline(always)]
+fn marks(w: &Work, audited: bool) -> u64 {
+    if audited {
+        CtState::AUDITED
+    } else if matches!(w.answer.reason, Reason::LocalNode) && !matches!(w.question.origin, Origin::LocalNode)
+    {
+        CtState::TRUSTED
+    } else {
+        0
+    }
+}
+
 /// The way of an established packet; all others leave it early.
 #[inline(always)]
 fn track<E: Env>(env: &E, w: &mut Work) -> Reason {
@@ -268,7 +306,8 @@ fn resume<E: Env>(env: &E, w: &mut Work, entry: E::Entry, table: Table) -> Reaso
         entry.touch(w.now);
     }
     w.rule = w.value.rule;
-    match conntrack::step(old, w.ip.proto, w.ip.kind, w.dir, w.ep.epoch, audits(env, w)) {
+    let known = in_force(env, w, old);
+    match conntrack::step(known, w.ip.proto, w.ip.kind, w.dir, w.ep.epoch, audits(env, w)) {
         Step::Pass(next) => {
             settle(env, w, entry, table, next);
             Reason::Established
@@ -324,7 +363,8 @@ fn error<E: Env>(env: &E, w: &mut Work) -> Reason {
         }
         w.rule = w.value.rule;
         // It moves nothing in its flow and opens none.
-        return match conntrack::step(old, 0, Kind(0), old.direction(), w.ep.epoch, audits(env, w)) {
+        let known = in_force(env, w, old);
+        return match conntrack::step(known, 0, Kind(0), old.direction(), w.ep.epoch, audits(env, w)) {
             Step::Pass(_) => Reason::Related,
             Step::Drop | Step::Open => Reason::Revoked,
             Step::Again(next) => match again(env, w, entry, table, next) {
@@ -423,12 +463,9 @@ fn identify<E: Env>(env: &E, w: &mut Work) -> Result<(), Reason> {
 #[inline(always)]
 fn conclude_again<E: Env>(env: &E, w: &mut Work, entry: E::Entry, allowed: bool, audited: bool) -> Reason {
     entry.set_rule(w.rule);
-    if audited {
-        settle(env, w, entry, w.table, w.next.with(CtState::AUDITED));
-        Reason::Audited
-    } else if allowed {
-        settle(env, w, entry, w.table, w.next);
-        Reason::Reevaluated
+    if allowed || audited {
+        settle(env, w, entry, w.table, w.next.with(marks(w, audited)));
+        if audited { Reason::Audited } else { Reason::Reevaluated }
     } else {
         // Never deleted: the peer's next packet would be a miss in the other
         // direction, and bring the flow back to life.
@@ -452,7 +489,7 @@ fn conclude_new<E: Env>(env: &E, w: &mut Work, allowed: bool, audited: bool) -> 
     }
     let state = CtState::new(w.key.tag(), w.ep.epoch, w.question.dir, w.question.origin);
     w.value = CtValue {
-        state: if audited { state.with(CtState::AUDITED).0 } else { state.0 },
+        state: state.with(marks(w, audited)).0,
         last_seen: w.now,
         rule: w.rule,
         origin_ifindex: w.question.origin_ifindex,

@@ -10,12 +10,14 @@ use core::ptr::NonNull;
 use ebpf_common::abi::{
     Addr, CidrKey4, CidrKey6, CidrValue, CtKey, CtState, CtValue, Endpoint, Family, FragKey, FragValue,
     PeerKey4, PeerKey6, PeerValue, PortKey, PortValue, Reason, RowKey, RowValue, SlotValue, VipKey, VipValue,
+    hint_of,
 };
 use ebpf_common::env::{Entry, Env, Switches, Table};
 use ebpf_common::packet::{Facts, Packet};
 
 use crate::maps::{
-    BUDGET, CIDR4, CIDR6, CT, CT_NEW, EP, FRAG, IFSLOT, PEER4, PEER6, PORT, ROW, VIP, delete, lookup, update,
+    BUDGET, CIDR4, CIDR6, CT, CT_NEW, EP, FRAG, HINT, IFSLOT, PEER4, PEER6, PORT, ROW, VIP, delete, lookup,
+    update,
 };
 
 /// Set by the agent at load time; see [`Switches`].
@@ -280,12 +282,27 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn endpoint(&self, slot: u32, ep: &mut Endpoint) -> Result<(), Reason> {
-        let value: *mut Endpoint = lookup(&EP, &slot).ok_or(Reason::NoEndpoint)?;
+    fn endpoint(&self, index: u32, ep: &mut Endpoint) -> Result<(), Reason> {
+        let value: *mut Endpoint = lookup(&EP, &index).ok_or(Reason::NoEndpoint)?;
         let words: [u64; 8] = copy_words(value);
         // SAFETY: any bits are an endpoint (it derives FromBytes).
         *ep = unsafe { core::mem::transmute::<[u64; 8], Endpoint>(words) };
         Ok(())
+    }
+
+    #[inline(always)]
+    fn hint(&self, ifindex: u32) -> u32 {
+        let value: Option<*mut u32> = lookup(&HINT, &hint_of(ifindex));
+        // SAFETY: an aligned word of an array.
+        value.map_or(0, |value| unsafe { core::ptr::read_volatile(value) })
+    }
+
+    #[inline(always)]
+    fn set_hint(&self, ifindex: u32, slot: u32) {
+        if let Some(value) = lookup::<_, _, u32>(&HINT, &hint_of(ifindex)) {
+            // SAFETY: as in `hint`.
+            unsafe { core::ptr::write_volatile(value, slot) };
+        }
     }
 
     #[inline(always)]
@@ -338,7 +355,7 @@ impl Env for Kernel {
     #[inline(always)]
     fn port(&self, key: &PortKey) -> Option<PortValue> {
         let value: *mut PortValue = lookup(&PORT, key)?;
-        // SAFETY: as in `cidr`.
+        // SAFETY: as in `row`.
         Some(unsafe { *value })
     }
 

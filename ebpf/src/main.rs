@@ -12,7 +12,7 @@ mod report;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use ebpf_common::abi::Direction;
+use ebpf_common::abi::{ABI_VERSION, Direction};
 use ebpf_common::verdict::{Work, decide};
 
 use crate::kernel::Kernel;
@@ -53,6 +53,12 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: the verifier refuses a program that could come here.
     unsafe { core::hint::unreachable_unchecked() }
 }
+
+/// Which layouts the programs were compiled with. The loader has no use for the section, and
+/// the agent reads it from the file: `ebpf_common::abi::ABI_SECTION`.
+#[unsafe(link_section = "tidepool.abi")]
+#[unsafe(no_mangle)]
+static ABI: [u8; 4] = ABI_VERSION.to_ne_bytes();
 
 /// Every helper that the programs use may be called under any licence but two;
 /// the kernel asks for a compatible one by this text.

@@ -15,9 +15,12 @@ use ebpf_common::verdict::Work;
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map(name = "ep")]
-pub(crate) static EP: Array<Endpoint, { capacity::SLOTS as usize }> = Array::new();
+pub(crate) static EP: Array<Endpoint, { capacity::ENDPOINTS as usize }> = Array::new();
 #[btf_map(name = "ifslot")]
 pub(crate) static IFSLOT: HashMap<u32, SlotValue, { capacity::SLOTS as usize }, SPARSE> = HashMap::new();
+/// Slots by the low bits of ifindexes. Not pinned.
+#[btf_map(name = "hint")]
+pub(crate) static HINT: Array<u32, { capacity::HINTS as usize }> = Array::new();
 #[btf_map(name = "peer4")]
 pub(crate) static PEER4: HashMap<PeerKey4, PeerValue, { capacity::PEERS as usize }, SPARSE> = HashMap::new();
 #[btf_map(name = "peer6")]
@@ -29,7 +32,7 @@ pub(crate) static CIDR6: LpmTrie<[u8; 16], CidrValue, { capacity::CIDRS as usize
 #[btf_map(name = "row")]
 pub(crate) static ROW: HashMap<RowKey, RowValue, { capacity::ROWS as usize }, SPARSE> = HashMap::new();
 #[btf_map(name = "port")]
-pub(crate) static PORT: LpmTrie<[u8; 8], PortValue, { capacity::PORTS as usize }> = LpmTrie::new();
+pub(crate) static PORT: HashMap<PortKey, PortValue, { capacity::PORTS as usize }, SPARSE> = HashMap::new();
 #[btf_map(name = "vip")]
 pub(crate) static VIP: HashMap<VipKey, VipValue, { capacity::VIPS as usize }, SPARSE> = HashMap::new();
 #[btf_map(name = "ct")]
@@ -57,7 +60,6 @@ pub(crate) static META: Array<Meta, 1> = Array::new();
 #[btf_map(name = "work")]
 pub(crate) static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
-const _: () = assert!(size_of::<Key<[u8; 8]>>() == size_of::<PortKey>());
 const _: () = assert!(size_of::<Key<[u8; 4]>>() == size_of::<abi::CidrKey4>());
 const _: () = assert!(size_of::<Key<[u8; 16]>>() == size_of::<abi::CidrKey6>());
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ebpf_common::abi::{PROFILE_ALLOW_ALL, PROFILE_DENY_ALL, PortKey, RowKey, RowValue};
+use ebpf_common::abi::{PROFILE_ALLOW_ALL, PROFILE_DENY_ALL, PortValue, RowKey, RowValue};
 
 use crate::ids::{ClassId, RuleId};
 use crate::model::{Direction, Protocol};
@@ -108,13 +108,8 @@ impl<'a> Evaluator<'a> {
             && self.tables.cidr_of(address).flags & ebpf_common::abi::CIDR_SERVICE != 0
     }
 
-    /// The longest prefix that matches, as the trie finds it.
     fn port(&self, profile: u32, protocol: u8, port: u16) -> Option<(bool, u32)> {
-        (0..=16)
-            .rev()
-            .map(|bits| PortKey::new(profile, protocol, port, bits))
-            .chain([PortKey::any(profile)])
-            .find_map(|key| self.tables.ports.get(&key))
+        PortValue::find(profile, protocol, port, |key| self.tables.ports.get(key).copied())
             .map(|value| (value.allows(), value.rule))
     }
 }

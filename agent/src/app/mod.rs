@@ -11,6 +11,7 @@ mod follow;
 mod hint;
 mod lifecycle;
 mod links;
+mod memory;
 mod orphans;
 mod pages;
 mod recover;
@@ -143,6 +144,7 @@ async fn serve(
         "http"
     });
     tasks.spawn(follow::readiness(readiness.clone(), metrics.clone()));
+    tasks.spawn(memory::give_back());
 
     tracing::info!(config = serde_json::to_string(&config).unwrap_or_default(), "configuration");
     let (imds, facts) = beside(tasks, facts::read(&readiness)).await?;

@@ -21,7 +21,7 @@ pub(super) fn pin_directory(root: &Path) -> Result<PathBuf, OpenError> {
     if !is_bpffs {
         return Err(OpenError::NotBpffs { path: root.to_owned() });
     }
-    let directory = root.join(format!("v{ABI_VERSION}"));
+    let directory = of_version(root, ABI_VERSION);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -49,8 +49,11 @@ pub(super) fn pin_directories(root: &Path) -> io::Result<Vec<PathBuf>> {
         let message = format!("{} is not on a bpf file system: nothing in it is ours", root.display());
         return Err(io::Error::new(ErrorKind::InvalidInput, message));
     }
-    let versions = (1..=ABI_VERSION).map(|version| root.join(format!("v{version}")));
-    Ok(versions.filter(|folder| folder.is_dir()).collect())
+    Ok((1..=ABI_VERSION).map(|version| of_version(root, version)).filter(|folder| folder.is_dir()).collect())
+}
+
+fn of_version(root: &Path, version: u32) -> PathBuf {
+    root.join(format!("v{version}"))
 }
 
 /// Removes what we pin below `root`, then the folders that are empty by that. What others have there stays.
@@ -59,13 +62,7 @@ pub(super) fn pin_directories(root: &Path) -> io::Result<Vec<PathBuf>> {
 /// As [`pin_directories`], and where a pin cannot be removed.
 pub(super) fn unpin_all(root: &Path, is_link: impl Fn(&str) -> bool) -> io::Result<()> {
     for folder in pin_directories(root)? {
-        for entry in fs::read_dir(&folder)? {
-            let name = entry?.file_name();
-            if name.to_str().is_some_and(|name| map::ALL.contains(&name) || is_link(name)) {
-                unless(ErrorKind::NotFound, fs::remove_file(folder.join(name)))?;
-            }
-        }
-        remove_empty(&folder)?;
+        unpin(&folder, &is_link)?;
     }
     // `root` may be the mount itself, which nobody removes by this.
     if root.parent().is_some_and(|above| is_bpffs(above).unwrap_or(false)) {
@@ -73,6 +70,30 @@ pub(super) fn unpin_all(root: &Path, is_link: impl Fn(&str) -> bool) -> io::Resu
     } else {
         Ok(())
     }
+}
+
+/// Removes what agents with older layouts pinned beside `pins`, which is this one's. Returns how many folders.
+///
+/// # Errors
+/// Where a pin cannot be removed.
+pub(super) fn unpin_older(pins: &Path, is_link: impl Fn(&str) -> bool) -> io::Result<usize> {
+    let mut count = 0;
+    let root = pins.parent().unwrap_or(pins);
+    for folder in (1..ABI_VERSION).map(|version| of_version(root, version)).filter(|folder| folder.is_dir()) {
+        unpin(&folder, &is_link)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn unpin(folder: &Path, is_link: impl Fn(&str) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| map::ALL.contains(&name) || is_link(name)) {
+            unless(ErrorKind::NotFound, fs::remove_file(folder.join(name)))?;
+        }
+    }
+    remove_empty(folder)
 }
 
 fn remove_empty(folder: &Path) -> io::Result<()> {

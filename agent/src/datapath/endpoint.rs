@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ebpf_common::abi::{Endpoint, EndpointFlags, SlotValue, map};
+use ebpf_common::abi::{Endpoint, EndpointFlags, SlotValue, capacity, map, shadow_of};
 
 use super::{Datapath, MapError};
 
@@ -88,10 +88,7 @@ impl Datapath {
         if let Some(old) = self.read_endpoint(slot)? {
             self.drop_ifslot(old.ifindex, slot)?;
         }
-        self.maps
-            .ep
-            .set(slot, super::plain::Plain(Endpoint::EMPTY), 0)
-            .map_err(MapError::aya(map::EP, "empty a slot"))?;
+        self.put_endpoint(slot, Endpoint::EMPTY).map_err(MapError::aya(map::EP, "empty a slot"))?;
         self.maps.budget.set(slot, 0, 0).map_err(MapError::aya(map::BUDGET, "forget what was spent"))
     }
 
@@ -101,7 +98,7 @@ impl Datapath {
     /// Where the map can not be read.
     pub fn endpoints(&self) -> Result<Vec<(u32, EndpointSpec)>, MapError> {
         let mut found = Vec::new();
-        for slot in 1..self.maps.ep.len() {
+        for slot in 1..capacity::SLOTS {
             let Some(ep) = self.read_endpoint(slot)? else { continue };
             found.push((
                 slot,
@@ -124,10 +121,13 @@ impl Datapath {
     }
 
     pub(super) fn write_endpoint(&mut self, slot: u32, value: &Endpoint) -> Result<(), MapError> {
-        self.maps
-            .ep
-            .set(slot, super::plain::Plain(value.sealed(slot)), 0)
-            .map_err(MapError::aya(map::EP, "write a slot"))
+        self.put_endpoint(slot, value.sealed(slot)).map_err(MapError::aya(map::EP, "write a slot"))
+    }
+
+    /// The shadow first, so that one of the two is whole at any moment. A slot that is out of range has none.
+    fn put_endpoint(&mut self, slot: u32, value: Endpoint) -> Result<(), aya::maps::MapError> {
+        self.maps.ep.set(shadow_of(slot), super::plain::Plain(value), 0)?;
+        self.maps.ep.set(slot, super::plain::Plain(value), 0)
     }
 
     /// What is right already is not written again: while an element is overwritten a look-up may miss it, and the

@@ -11,6 +11,15 @@ pub enum OpenError {
     /// The agent carries no programs.
     #[error("built without the eBPF programs; build with cargo xtask build")]
     NoObject,
+    /// The programs were compiled with other layouts than the agent.
+    #[error("the eBPF object has layout version {}, not {wanted}; build both together with cargo xtask build",
+        found.map_or_else(|| "none".to_owned(), |found| found.to_string()))]
+    Object {
+        /// What it says; nothing if it says none.
+        found: Option<u32>,
+        /// What this agent writes.
+        wanted: u32,
+    },
     /// The pin directory is not on a bpf file system.
     #[error("{} is not on a bpf file system; mount one: mount -t bpf bpf /sys/fs/bpf", path.display())]
     NotBpffs {

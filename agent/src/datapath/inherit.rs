@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ebpf_common::abi::{CtState, map};
+use ebpf_common::abi::{CtState, capacity, map};
 use ebpf_common::conntrack::tick;
 use ebpf_common::env::Table;
 use netlink::conntrack::{Flow, Timeouts};
@@ -52,7 +52,7 @@ impl Datapath {
 
     fn node(&mut self) -> Result<Node, InheritError> {
         let mut node = Node::default();
-        for slot in 1..self.maps.ep.len() {
+        for slot in 1..capacity::SLOTS {
             let Some(ep) = self.read_endpoint(slot)? else { continue };
             let place = Place { slot, ifindex: ep.ifindex, epoch: ep.epoch };
             let v4 = (ep.addr4 != [0; 4]).then(|| IpAddr::from(ep.addr4));

@@ -3,8 +3,8 @@
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use ebpf_common::abi::{
-    CidrValue, Control, Counter, CtKey, CtValue, Endpoint, Meta, PeerKey4, PeerKey6, PeerValue, PortValue,
-    RowKey, RowValue, SlotValue, VipKey, VipValue, map,
+    CidrValue, Control, Counter, CtKey, CtValue, Endpoint, Meta, PeerKey4, PeerKey6, PeerValue, PortKey,
+    PortValue, RowKey, RowValue, SlotValue, VipKey, VipValue, map,
 };
 
 use super::plain::Plain;
@@ -23,7 +23,7 @@ pub(super) struct Maps {
     pub(super) cidr4: Trie<4, CidrValue>,
     pub(super) cidr6: Trie<16, CidrValue>,
     pub(super) row: Hash<RowKey, RowValue>,
-    pub(super) port: Trie<8, PortValue>,
+    pub(super) port: Hash<PortKey, PortValue>,
     pub(super) vip: Hash<VipKey, VipValue>,
     pub(super) ct: Hash<CtKey, CtValue>,
     pub(super) ct_new: Hash<CtKey, CtValue>,

@@ -13,7 +13,7 @@ use super::bulk::Bulk;
 use super::incumbent::Incumbent;
 use super::maps::Maps;
 use super::plain::Plain;
-use super::{EventReader, MapError, OpenError, Sizes, bpffs};
+use super::{EventReader, MapError, OpenError, Sizes, bpffs, object};
 
 /// Names of the programs in the object.
 pub(super) const FROM_POD: &str = "from_pod";
@@ -42,6 +42,7 @@ pub struct Datapath {
     /// The kernel's ids of the loaded programs.
     pub(super) ids: BTreeMap<&'static str, u32>,
     pub(super) events: Option<EventReader>,
+    fresh: bool,
 }
 
 impl fmt::Debug for Datapath {
@@ -56,12 +57,13 @@ impl Datapath {
     /// that they have until [`Datapath::attach`] replaces those.
     ///
     /// # Errors
-    /// Where the object is empty, `root` is not on bpffs, a pinned map is not what
+    /// Where the object is empty or of another layout version, `root` is not on bpffs, a pinned map is not what
     /// it should be, or the kernel refuses something.
     pub fn open(object: &[u8], root: &Path, options: &Options) -> Result<Self, OpenError> {
         if object.is_empty() {
             return Err(OpenError::NoObject);
         }
+        object::check_version(object)?;
         let pins = bpffs::pin_directory(root)?;
         for wanted in SHAPES {
             wanted.check(&pins)?;
@@ -90,10 +92,16 @@ impl Datapath {
         let events = EventReader::open(ring, &pins)?;
         let bulk = Bulk::of(&ebpf)?;
         let mut maps = Maps::take(&mut ebpf)?;
-        check_version(&mut maps)?;
+        let fresh = check_version(&mut maps)?;
         let netlink = netlink::Socket::open()?;
         let incumbent = Incumbent::beside(root);
-        Ok(Self { ebpf, maps, bulk, netlink, pins, incumbent, ids, events: Some(events) })
+        Ok(Self { ebpf, maps, bulk, netlink, pins, incumbent, ids, events: Some(events), fresh })
+    }
+
+    /// Whether the maps were made by this call: what filters that stand already know of flows is in others.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// The last epoch that was written to an endpoint on this node since it booted.
@@ -122,14 +130,15 @@ pub(super) fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut 
     ebpf.program_mut(name)?.try_into().ok()
 }
 
-fn check_version(maps: &mut Maps) -> Result<(), OpenError> {
+/// Whether the maps are new.
+fn check_version(maps: &mut Maps) -> Result<bool, OpenError> {
     let meta = maps.meta.get(&0, 0).map_err(MapError::aya(map::META, "read it"))?.0;
     match meta.abi_version {
-        ABI_VERSION => Ok(()),
+        ABI_VERSION => Ok(false),
         0 => {
             let meta = Meta { abi_version: ABI_VERSION, epoch: 0 };
             maps.meta.set(0, Plain(meta), 0).map_err(MapError::aya(map::META, "write it"))?;
-            Ok(())
+            Ok(true)
         }
         found => Err(OpenError::Version { found, wanted: ABI_VERSION }),
     }
@@ -155,7 +164,7 @@ const SHAPES: &[Shape] = &[
     shape::<abi::CidrKey4, abi::CidrValue>(map::CIDR4, MapType::LpmTrie),
     shape::<abi::CidrKey6, abi::CidrValue>(map::CIDR6, MapType::LpmTrie),
     shape::<abi::RowKey, abi::RowValue>(map::ROW, MapType::Hash),
-    shape::<abi::PortKey, abi::PortValue>(map::PORT, MapType::LpmTrie),
+    shape::<abi::PortKey, abi::PortValue>(map::PORT, MapType::Hash),
     shape::<abi::VipKey, abi::VipValue>(map::VIP, MapType::Hash),
     shape::<abi::CtKey, abi::CtValue>(map::CT, MapType::LruHash),
     shape::<abi::CtKey, abi::CtValue>(map::CT_NEW, MapType::LruHash),

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::maps::MapError as AyaError;
-use aya::maps::lpm_trie::Key;
-use ebpf_common::abi::{Endpoint, EndpointFlags, PortKey, VipKey, VipValue, map};
+use ebpf_common::abi::{Endpoint, EndpointFlags, VipKey, VipValue, capacity, map};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use policy_core::model::Protocol;
 use policy_core::{ClassId, EndpointSets, SetId, Tables, VipAddress, VipTarget};
@@ -20,7 +19,7 @@ impl Datapath {
     /// Where a map can not be read.
     pub fn installed(&self) -> Result<Tables, MapError> {
         let mut tables = Tables {
-            ports: all(map::PORT, self.maps.port.iter(), |(key, value)| Some((port_key(&key), value.0)))?,
+            ports: all(map::PORT, self.maps.port.iter(), |(key, value)| Some((key.0, value.0)))?,
             rows: all(map::ROW, self.maps.row.iter(), |(key, value)| Some((key.0, value.0)))?,
             vips: all(map::VIP, self.maps.vip.iter(), |(key, value)| vip(&key.0, &value.0))?,
             ..Tables::default()
@@ -39,7 +38,7 @@ impl Datapath {
         tables.peers.append(&mut all(map::PEER6, self.maps.peer6.iter(), |(key, value)| {
             Some((IpAddr::from(key.0.addr), value.0))
         })?);
-        for slot in 1..self.maps.ep.len() {
+        for slot in 1..capacity::SLOTS {
             if let Some(ep) = self.read_endpoint(slot)? {
                 tables.endpoints.insert(slot, sets(&ep));
             }
@@ -63,17 +62,6 @@ fn all<E, K: Ord, V>(
 
 fn length(bits: u32) -> Option<u8> {
     u8::try_from(bits).ok()
-}
-
-fn port_key(key: &Key<[u8; 8]>) -> PortKey {
-    let b = key.data();
-    PortKey {
-        prefix_len: key.prefix_len(),
-        profile_be: [b[0], b[1], b[2], b[3]],
-        proto: b[4],
-        pad: b[5],
-        port_be: [b[6], b[7]],
-    }
 }
 
 fn vip(key: &VipKey, value: &VipValue) -> Option<(VipAddress, VipTarget)> {

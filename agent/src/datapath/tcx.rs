@@ -12,7 +12,7 @@ use netlink::tc::Hook;
 use super::attach::HOOKS;
 use super::open::program_mut;
 use super::syscall::query_tcx;
-use super::{AttachError, Datapath};
+use super::{AttachError, Datapath, bpffs};
 
 /// `enum bpf_attach_type`.
 const BPF_TCX_INGRESS: u32 = 46;
@@ -76,6 +76,16 @@ impl Datapath {
             remove(&self.link_pin(ifindex, name), ifindex)?;
         }
         Ok(())
+    }
+
+    /// Takes away maps and links that agents with older layouts pinned; returns how many of those there were. For when
+    /// all filters are replaced: an older link's program goes on by what it knew, and the maps hold tens of MiB.
+    ///
+    /// # Errors
+    /// Where a pin cannot be removed.
+    pub fn unpin_older(&self) -> Result<usize, AttachError> {
+        let pin = |error: std::io::Error| AttachError::Pin { ifindex: 0, source: error.into() };
+        bpffs::unpin_older(&self.pins, is_link).map_err(pin)
     }
 
     /// Takes away the pins of interfaces that are gone; returns how many interfaces.

@@ -72,8 +72,10 @@ impl<K: Kernel> Worker<K> {
     /// that come later are those of one that runs.
     pub(super) fn survey_all(&mut self) {
         self.filters.missing = self.local.keys().copied().collect();
+        let fresh = self.kernel.is_fresh();
         for (slot, (_, binding)) in &self.local {
-            let known = self.kernel.look(binding).is_ok_and(|survey| survey.ours && !survey.incumbent);
+            let known =
+                !fresh && self.kernel.look(binding).is_ok_and(|survey| survey.ours && !survey.incumbent);
             if !known {
                 self.filters.flowing.insert(*slot);
             }
@@ -191,6 +193,9 @@ impl<K: Kernel> Worker<K> {
             refusing.insert(*slot, refusal.message.clone());
         }
         self.filters.refusing = refusing;
+        if self.filters.missing.is_empty() {
+            self.kernel.unpin_older();
+        }
         failed
     }
 

@@ -151,6 +151,12 @@ pub trait Kernel: Send + 'static {
     fn leads(&mut self, ifindex: u32) -> bool;
     /// Removes pins that outlived their links.
     fn tidy(&mut self);
+    /// Whether the maps are new: what filters that stand already know of flows is not in them.
+    fn is_fresh(&self) -> bool {
+        false
+    }
+    /// Removes pins of agents with older layouts, whose filters are all replaced.
+    fn unpin_older(&mut self) {}
     /// Removes pins of the node agent that no link needs.
     fn unpin_incumbent(&mut self);
     /// Whether the link is there.

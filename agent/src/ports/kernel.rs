@@ -115,6 +115,20 @@ impl Kernel for KernelPort {
         }
     }
 
+    fn is_fresh(&self) -> bool {
+        self.0.is_fresh()
+    }
+
+    fn unpin_older(&mut self) {
+        match self.0.unpin_older() {
+            Ok(0) => {}
+            Ok(layouts) => tracing::info!(layouts, "removed maps of agents with older layouts"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "maps of an agent with an older layout were left")
+            }
+        }
+    }
+
     fn unpin_incumbent(&mut self) {
         match self.0.unpin_incumbent() {
             Ok(0) => {}

@@ -120,10 +120,11 @@ fn rules(count: u32) -> Result<Vec<Step>> {
     let (mut ports, mut rows, mut peers, mut cidrs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..profiles {
         let profile = 2 + number;
+        let range = PortKey::new(profile, proto::TCP, 0x2000, 4);
         ports.extend([
-            (PortKey::any(profile), PortValue::new(PortAction::Deny, 0)),
+            (PortKey::any(profile), PortValue::new(PortAction::Deny, 0).with_lengths(&[range])),
             (PortKey::new(profile, proto::TCP, 80, 16), PortValue::new(PortAction::Allow, number)),
-            (PortKey::new(profile, proto::TCP, 0x2000, 4), PortValue::new(PortAction::Allow, number)),
+            (range, PortValue::new(PortAction::Allow, number)),
             (PortKey::new(profile, proto::UDP, 53, 16), PortValue::new(PortAction::Allow, number)),
         ]);
     }

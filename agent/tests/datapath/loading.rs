@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
-use ebpf_common::abi::{PeerValue, PortAction, PortKey, PortValue};
+use anyhow::{Context, Result, ensure};
+use ebpf_common::abi::{ABI_SECTION, ABI_VERSION, PeerValue, PortAction, PortKey, PortValue, map};
+use object::{Object, ObjectSection};
 use policy_core::Step;
 use tidepool_agent::datapath::{Datapath, EndpointSpec, OpenError};
 
@@ -15,17 +16,38 @@ pub(crate) fn an_empty_object_is_refused() -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn programs_of_other_layouts_are_refused() -> Result<()> {
+    let own = object()?;
+    let root = "/sys/fs/bpf/nowhere".as_ref();
+    let file = object::File::parse(&*own)?;
+    let section = file.section_by_name(ABI_SECTION).context("the object says its version")?;
+    let (start, _) = section.file_range().context("in the file")?;
+    let mut newer = own.clone();
+    newer[usize::try_from(start)?] = 99;
+    let refused = Datapath::open(&newer, root, &options());
+    ensure!(matches!(refused, Err(OpenError::Object { found: Some(99), .. })), "{refused:?}");
+
+    let name = own.windows(ABI_SECTION.len()).rposition(|bytes| bytes == ABI_SECTION.as_bytes());
+    let mut older = own.clone();
+    older[name.context("its name is there")?] = b'x';
+    let refused = Datapath::open(&older, root, &options());
+    ensure!(matches!(refused, Err(OpenError::Object { found: None, .. })), "{refused:?}");
+    let said = refused.map_or_else(|error| error.to_string(), |_| String::new());
+    ensure!(said.contains("cargo xtask build"), "{said}");
+    Ok(())
+}
+
 pub(crate) fn maps_outlive_the_agent() -> Result<()> {
     let node = Node::new()?;
     node.with(&options(), |dp| {
-        ensure!(dp.last_epoch()? == 0);
+        ensure!(dp.last_epoch()? == 0 && dp.is_fresh());
         dp.set_endpoint(7, &EndpointSpec { ifindex: 1, mac: MAC, ..EndpointSpec::default() })?;
         dp.apply(&[sets(7, 3, 0, 9)])?;
         Ok(())
     })?;
     // Another agent finds them, and the epoch is not given out again.
     node.with(&options(), |dp| {
-        ensure!(dp.last_epoch()? == 9);
+        ensure!(dp.last_epoch()? == 9 && !dp.is_fresh());
         ensure!(dp.endpoints()?.len() == 1);
         dp.apply(&[sets(7, 3, 0, 4)])?;
         ensure!(dp.last_epoch()? == 9, "the highest stays");
@@ -44,12 +66,41 @@ pub(crate) fn only_bpffs_holds_pins() -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn pins_of_older_layouts_go() -> Result<()> {
+    let node = Node::new()?;
+    node.with(&options(), |dp| {
+        ensure!(dp.unpin_older()? == 0);
+        Ok(())
+    })?;
+    // What an agent before this one would have left, and something that is not ours.
+    let (own, old) = (node.root.join(format!("v{ABI_VERSION}")), node.root.join("v1"));
+    node.ns.run(|| {
+        std::fs::create_dir(&old)?;
+        for (from, to) in [("ct", "ct"), ("vip", "link_7_from_pod"), ("row", "of_others")] {
+            std::fs::rename(own.join(from), old.join(to))?;
+        }
+        anyhow::Ok(())
+    })?;
+    node.with(&options(), |dp| {
+        ensure!(dp.unpin_older()? == 1);
+        Ok(())
+    })?;
+    ensure!(node.pinned("tidepool/v1")? == ["of_others"], "{:?}", node.pinned("tidepool/v1")?);
+    ensure!(node.pinned(&format!("tidepool/v{ABI_VERSION}"))?.len() == map::ALL.len());
+    node.ns.run(|| std::fs::remove_file(old.join("of_others")))?;
+    node.with(&options(), |dp| {
+        dp.unpin_older()?;
+        ensure!(!old.exists(), "the empty folder is left");
+        Ok(())
+    })
+}
+
 pub(crate) fn a_pinned_map_of_another_shape_is_refused() -> Result<()> {
     let node = Node::new()?;
     node.with(&options(), |_| Ok(()))?;
     let object = object()?;
     node.ns.run(|| {
-        let pins = node.root.join(format!("v{}", ebpf_common::abi::ABI_VERSION));
+        let pins = node.root.join(format!("v{ABI_VERSION}"));
         std::fs::remove_file(pins.join("row"))?;
         std::fs::rename(pins.join("peer6"), pins.join("row"))?;
         let refused = Datapath::open(&object, &node.root, &options());

@@ -267,12 +267,13 @@ pub(crate) fn rules() -> Result<Vec<Step>> {
         values.push((address, if text == "10.0.0.100" { value.local_node() } else { value }));
     }
     let vip = VipAddress { address: ip("172.20.0.10")?, port: 8000, protocol: Protocol::Tcp };
+    let range = PortKey::new(9, proto::TCP, 0x2000, 4);
     Ok(vec![
         Step::AddPorts(vec![
-            (PortKey::any(9), PortValue::new(PortAction::Deny, 44)),
+            (PortKey::any(9), PortValue::new(PortAction::Deny, 44).with_lengths(&[range])),
             (PortKey::new(9, proto::TCP, 80, 16), PortValue::new(PortAction::Allow, 42)),
             (PortKey::new(9, proto::UDP, 53, 16), PortValue::new(PortAction::Allow, 46)),
-            (PortKey::new(9, proto::TCP, 0x2000, 4), PortValue::new(PortAction::Allow, 47)),
+            (range, PortValue::new(PortAction::Allow, 47)),
         ]),
         Step::AddRows(vec![row(1, 0, 0, 40), row(1, 5, 9, 41), row(1, 6, 1, 43), row(2, 0, 0, 45)]),
         Step::SetCidrs(vec![

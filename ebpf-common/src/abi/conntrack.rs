@@ -123,6 +123,8 @@ impl CtState {
     pub const CLOSING: u64 = 1 << 55;
     /// Policy would have denied it, and audit let it pass.
     pub const AUDITED: u64 = 1 << 56;
+    /// It is allowed only for coming from an address of the node, while those are trusted.
+    pub const TRUSTED: u64 = 1 << 57;
 
     /// The state of a flow that begins.
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::capacity::SLOTS;
 use super::check::mix64;
 
 /// Bits of [`Endpoint::flags`].
@@ -108,6 +109,22 @@ impl Endpoint {
     pub const fn flags(&self) -> EndpointFlags {
         EndpointFlags(self.flags)
     }
+}
+
+/// Where the same value stands once more. An array's element is overwritten in place, and a
+/// writer that loses its processor meanwhile leaves it torn for as long. So the shadow is
+/// written first, and the element when the shadow is whole: one of the two always is.
+#[inline(always)]
+#[must_use]
+pub const fn shadow_of(slot: u32) -> u32 {
+    slot.wrapping_add(SLOTS)
+}
+
+/// Where the hint of an interface's slot stands.
+#[inline(always)]
+#[must_use]
+pub const fn hint_of(ifindex: u32) -> u32 {
+    ifindex % super::capacity::HINTS
 }
 
 /// Value of `ifslot`: the slot (low half) and the ifindex again (high half), so

@@ -27,7 +27,7 @@ pub use check::{mix32, mix64};
 pub use conntrack::{CtKey, CtState, CtValue, Origin, Path};
 pub use control::{Control, Meta};
 pub use count::{Counter, Direction, LOST_EVENTS, Reason, STATS_LEN, stat_index};
-pub use endpoint::{Endpoint, EndpointFlags, SlotValue};
+pub use endpoint::{Endpoint, EndpointFlags, SlotValue, hint_of, shadow_of};
 pub use event::{EVENT_LEN, Event};
 pub use fragment::{FragKey, FragValue};
 pub use peer::{CIDR_SERVICE, CidrKey4, CidrKey6, CidrValue, PeerKey4, PeerKey6, PeerValue};
@@ -38,7 +38,11 @@ pub use vip::{VipKey, VipValue};
 
 /// The version of all layouts here together. It stands in the pinned `meta`
 /// map and in the pin directory's name: maps of another version are never used.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
+
+/// The section of the object in which [`ABI_VERSION`] stands, four bytes in the order of
+/// the host: programs and agent are built together, and the agent makes sure of it.
+pub const ABI_SECTION: &str = "tidepool.abi";
 
 /// How often a torn value is looked up again before the packet is dropped.
 pub const READ_ATTEMPTS: u32 = 3;
@@ -59,7 +63,8 @@ pub mod proto {
 
 /// Names of the maps, in the object, below the pin directory and in `bpftool`.
 pub mod map {
-    /// ARRAY by slot: [`super::Endpoint`].
+    /// ARRAY by slot: [`super::Endpoint`]. Twice as many as there are slots: each has a
+    /// shadow, [`super::shadow_of`].
     pub const EP: &str = "ep";
     /// HASH: ifindex → [`super::SlotValue`].
     pub const IFSLOT: &str = "ifslot";
@@ -73,7 +78,7 @@ pub mod map {
     pub const CIDR6: &str = "cidr6";
     /// HASH: [`super::RowKey`] → [`super::RowValue`].
     pub const ROW: &str = "row";
-    /// LPM_TRIE: [`super::PortKey`] → [`super::PortValue`].
+    /// HASH: [`super::PortKey`] → [`super::PortValue`].
     pub const PORT: &str = "port";
     /// HASH: [`super::VipKey`] → [`super::VipValue`].
     pub const VIP: &str = "vip";
@@ -108,6 +113,10 @@ pub mod capacity {
     /// Slots, slot 0 included, which is never an endpoint. A slot is the minor
     /// number of the filter's class id, so it could not exceed 65,535.
     pub const SLOTS: u32 = 4096;
+    /// Elements of `ep`: the slots' own, then their shadows.
+    pub const ENDPOINTS: u32 = 2 * SLOTS;
+    /// Hints of interfaces' slots.
+    pub const HINTS: u32 = 4096;
     /// Addresses of pods, per family.
     pub const PEERS: u32 = 262_144;
     /// Elementary prefixes, per family.

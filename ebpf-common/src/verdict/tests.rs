@@ -8,12 +8,14 @@ use proptest::prelude::*;
 
 use crate::abi::{
     CidrKey4, CidrKey6, CidrValue, CtState, Direction, Endpoint, EndpointFlags, PeerKey4, PeerKey6,
-    PeerValue, PortAction, PortKey, PortValue, Reason, RowKey, RowValue, VipKey, VipValue, proto,
+    PeerValue, PortAction, PortKey, PortValue, Reason, RowKey, RowValue, VipKey, VipValue, capacity, hint_of,
+    proto, shadow_of,
 };
 use crate::conntrack::age;
 use crate::env::Table;
 use crate::frame::Frame;
 use crate::host::Host;
+use crate::packet::Facts;
 
 mod again;
 mod guards;
@@ -301,6 +303,33 @@ fn who_sent_it_is_told_by_the_interface_first() {
 }
 
 #[test]
+fn what_trust_in_the_nodes_addresses_let_in_ends_with_it() {
+    let mut host = world(EndpointFlags::ISOLATED_IN);
+    host.switches.trust_node_addresses = true;
+    assert_eq!(into(&host, ETH0, &tcp(node(), 3, a4(), 9999, SYN)), Reason::LocalNode);
+    assert_eq!(out(&host, &tcp(a4(), 9999, node(), 3, ACK)), Reason::Established);
+    let more = tcp(node(), 3, a4(), 9999, ACK);
+    assert_eq!(into(&host, ETH0, &more), Reason::Established);
+    bump(&mut host, 2, EndpointFlags::ISOLATED_IN);
+    assert_eq!(into(&host, ETH0, &more), Reason::Reevaluated);
+    host.switches.trust_node_addresses = false;
+    // No epoch moves by it.
+    assert_eq!(into(&host, ETH0, &more), Reason::Revoked);
+    assert_eq!(out(&host, &tcp(a4(), 9999, node(), 3, ACK)), Reason::Revoked);
+    host.switches.trust_node_addresses = true;
+    host.now += 1;
+    assert_eq!(into(&host, ETH0, &more), Reason::Reevaluated);
+    host.switches.trust_node_addresses = false;
+    let sent = tcp(a4(), 9999, node(), 3, ACK).packet();
+    let error = Frame::icmp(node(), a4(), 3, 0, &sent[..28]);
+    assert_eq!(into(&host, ETH0, &error), Reason::Revoked);
+    // The node itself is another matter.
+    assert_eq!(into(&host, 0, &tcp(node(), 4, a4(), 9999, SYN)), Reason::LocalNode);
+    assert_eq!(out(&host, &tcp(a4(), 9999, node(), 4, ACK)), Reason::Established);
+    assert_eq!(into(&host, 0, &tcp(node(), 4, a4(), 9999, ACK)), Reason::Established);
+}
+
+#[test]
 fn flows_that_the_node_began_are_never_judged_again() {
     let mut host = world(EndpointFlags::ISOLATED_IN);
     assert_eq!(into(&host, 0, &tcp(node(), 1, a4(), 9999, SYN)), Reason::LocalNode);
@@ -396,16 +425,54 @@ fn a_slot_of_another_interface_or_none_drops() {
         (A, 70_000, Reason::NoEndpoint),
         (99, 0, Reason::NoEndpoint),
     ] {
-        let facts = crate::packet::Facts { slot, ..Host::facts(&bytes, ifindex, ifindex) };
+        let facts = Facts { slot, ..Host::facts(&bytes, ifindex, ifindex) };
         assert_eq!(host.run(Out, &bytes, facts).reason, expected, "ifindex {ifindex} slot {slot}");
     }
 }
 
 #[test]
-fn a_torn_endpoint_drops() {
+fn a_hint_of_a_slot_decides_nothing() {
+    let host = world(ISOLATED);
+    let denied = tcp(a4(), 1, remote(), 81, SYN);
+    assert_eq!(out(&host, &denied), Reason::Policy);
+    assert_eq!(host.hints.borrow().get(&hint_of(A)), Some(&1));
+    // Another pod's slot, which may everything; one that is empty; none at all.
+    for slot in [2, 3, capacity::ENDPOINTS] {
+        host.hints.borrow_mut().insert(hint_of(A), slot);
+        assert_eq!(out(&host, &denied), Reason::Policy, "{slot}");
+        assert_eq!(host.hints.borrow().get(&hint_of(A)), Some(&1), "the next packet has it right");
+    }
+    let mut host = host;
+    host.ifslot.remove(&A);
+    assert_eq!(out(&host, &denied), Reason::Policy, "the hint is enough");
+    host.ep.insert(1, Endpoint::EMPTY);
+    host.ep.insert(shadow_of(1), Endpoint::EMPTY);
+    assert_eq!(out(&host, &denied), Reason::NoEndpoint, "and an endpoint that is gone is gone");
+    // A class id of another slot is no hint.
+    host.put_endpoint(1, endpoint(A, 1, ISOLATED, 1));
+    let bytes = denied.bytes();
+    let facts = Facts { slot: 2, ..Host::facts(&bytes, A, A) };
+    assert_eq!(host.run(Out, &bytes, facts).reason, Reason::NoEndpoint);
+}
+
+#[test]
+fn of_a_torn_endpoint_the_shadow_decides() {
     let mut host = world(0);
-    host.ep.insert(1, Endpoint { set_in: 9, ..endpoint(A, 1, 0, 1).sealed(1) });
-    assert_eq!(out(&host, &tcp(a4(), 1, remote(), 80, SYN)), Reason::Torn);
+    let torn = Endpoint { set_in: 9, ..endpoint(A, 1, 0, 1).sealed(1) };
+    let isolated = endpoint(A, 1, EndpointFlags::ISOLATED_OUT, 1);
+    let ask = |host: &Host| out(host, &tcp(a4(), 1, remote(), 81, SYN));
+    host.ep.insert(shadow_of(1), isolated.sealed(1));
+    assert_eq!(ask(&host), Reason::New, "while the slot is whole, the shadow is not asked");
+    host.forget_flows();
+    host.ep.insert(1, torn);
+    assert_eq!(ask(&host), Reason::Policy, "the shadow's");
+    host.ep.insert(shadow_of(1), isolated.sealed(2));
+    assert_eq!(ask(&host), Reason::Torn, "another slot's shadow");
+    host.ep.insert(shadow_of(1), torn);
+    assert_eq!(ask(&host), Reason::Torn);
+    // A slot that is emptied just now.
+    host.ep.insert(shadow_of(1), Endpoint::EMPTY);
+    assert_eq!(ask(&host), Reason::NoEndpoint);
 }
 
 #[test]
@@ -416,11 +483,11 @@ fn only_untagged_ip_and_arp() {
     for (protocol, vlan_present) in
         [(0x8100, false), (0x88a8, false), (0x8847, false), (0x0800, true), (0x0004, false)]
     {
-        let facts = crate::packet::Facts { protocol, vlan_present, ..plain };
+        let facts = Facts { protocol, vlan_present, ..plain };
         assert_eq!(host.run(Out, &bytes, facts).reason, Reason::EtherType, "{protocol:#x}");
     }
     // The family is what the kernel takes the packet for.
-    let facts = crate::packet::Facts { protocol: 0x86dd, ..plain };
+    let facts = Facts { protocol: 0x86dd, ..plain };
     assert_eq!(host.run(Out, &bytes, facts).reason, Reason::Malformed);
 }
 

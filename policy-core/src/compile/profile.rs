@@ -1,4 +1,4 @@
-//! Port profiles: tiers flattened to disjoint ranges, and the prefixes that the trie holds.
+//! Port profiles: tiers flattened to disjoint ranges, and the prefixes that the map holds.
 
 use std::collections::BTreeMap;
 
@@ -189,13 +189,16 @@ impl Profile {
         self.ranges.iter().map(|(_, verdict)| verdict.rule).chain([self.rest.rule])
     }
 
-    /// The entries of the trie for this profile under a number.
+    /// The entries of the map for this profile under a number.
     pub(super) fn entries(&self, id: u32) -> impl Iterator<Item = (PortKey, PortValue)> {
         let ranges = self.ranges.iter().flat_map(move |(range, verdict)| {
             let key = move |(port, bits)| PortKey::new(id, range.protocol.number(), port, bits);
             prefixes(*range).into_iter().map(move |prefix| (key(prefix), verdict.value()))
         });
-        [(PortKey::any(id), self.rest.value())].into_iter().chain(ranges)
+        let mut entries: Vec<(PortKey, PortValue)> = ranges.collect();
+        let rest = self.rest.value().with_lengths(entries.iter().map(|(key, _)| key));
+        entries.push((PortKey::any(id), rest));
+        entries.into_iter()
     }
 }
 
@@ -312,17 +315,19 @@ mod tests {
         }
 
         #[test]
-        fn the_trie_says_what_the_profile_says(tiers in tiers(), probe: u16) {
+        fn the_map_says_what_the_profile_says(tiers in tiers(), probe: u16) {
             let profile = tiers.flatten();
-            let trie: BTreeMap<_, _> = profile.entries(7).collect();
+            let map: BTreeMap<_, _> = profile.entries(7).collect();
             let edges = profile.ranges.iter().flat_map(|(range, _)| [range.first, range.last]).chain([probe]);
             for port in edges {
                 for protocol in Protocol::ALL {
-                    let found = (0..=16).rev()
-                        .map(|bits| PortKey::new(7, protocol.number(), port, bits))
-                        .chain([PortKey::any(7)])
-                        .find_map(|key| trie.get(&key)).copied();
-                    prop_assert_eq!(found, Some(profile.decide(Some(protocol), port).value()));
+                    let get = |key: &PortKey| map.get(key).copied();
+                    let found = PortValue::find(7, protocol.number(), port, get);
+                    let wanted = profile.decide(Some(protocol), port).value();
+                    prop_assert_eq!(
+                        found.map(|value| (value.allows(), value.rule)),
+                        Some((wanted.allows(), wanted.rule))
+                    );
                 }
             }
         }

@@ -34,6 +34,8 @@ pub enum Need {
     Env(&'static str),
     /// A module that the Python named by `TIDEPOOL_PYTHON` can import.
     Python(&'static str),
+    /// So many processors. Not required: only tests of what happens at once use them.
+    Processors(usize),
 }
 
 /// Variables that `cargo xtask test` always sets: their absence is a fault
@@ -53,7 +55,7 @@ impl Need {
             | Self::ContainerRuntime
             | Self::Python(_) => true,
             Self::Env(name) => ALWAYS_SET.contains(&name),
-            Self::Vlan | Self::Sctp | Self::Tool(_) => false,
+            Self::Vlan | Self::Sctp | Self::Tool(_) | Self::Processors(_) => false,
         }
     }
 
@@ -79,6 +81,10 @@ impl Need {
                 .map(|_| ())
                 .ok_or_else(|| format!("{name} is not set")),
             Self::Python(module) => python_imports(module),
+            Self::Processors(wanted) => match std::thread::available_parallelism() {
+                Ok(found) if found.get() >= wanted => Ok(()),
+                found => Err(format!("{} processors, not {wanted}", found.map_or(0, |found| found.get()))),
+            },
         }
     }
 }

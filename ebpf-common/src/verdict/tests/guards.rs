@@ -1,4 +1,26 @@
 //! One story for each guard that no other story needs. They were found by taking the guards out one by one.
+//!
+//! | guard | story |
+//! |---|---|
+//! | ports and type of a flow's packet on the fast path | a_connection_in_the_reply_direction_of_one_that_runs_is_judged_by_itself |
+//! | one way in `ct_new`, both ways in `ct`; each entry's age | flows_seen_one_way_stay_apart_and_age |
+//! | zero is no address | a_pod_without_ipv4_has_no_address_zero |
+//! | the slot is in use | a_slot_that_is_not_in_use_drops |
+//! | tag of a peer | another_addresss_value_is_not_believed |
+//! | tag of an interface's slot | another_interfaces_slot_is_not_believed |
+//! | check word of a fragment's ports | kept_ports_verify_only_whole_and_for_their_packet |
+//! | origin and its interface are kept; the endpoint's address, not the packet's | who_began_a_flow_is_kept_for_its_life |
+//! | a denied flow's new connection | a_new_connection_of_a_denied_flow_is_judged_by_itself |
+//! | redirect, quench and what is no error | other_messages_that_quote_a_flow_are_not_related |
+//! | errors of denied flows | errors_of_a_denied_flow_are_denied |
+//! | errors write nothing | an_error_of_no_flow_makes_none |
+//! | the quoted packet's length, fragment and type | quoted_packets_are_read_as_carefully |
+//! | a fragment's pod, direction, protocol and age | fragments_go_with_their_own_first_one_only |
+//! | node addresses are judged | the_node_is_told_by_what_the_socket_buffer_says |
+//! | IHL, payload length, tiny first fragment | headers_that_lie_about_their_length_are_refused |
+//! | ARP's types | arp_is_for_ethernet_and_ipv4 |
+//! | hop limit, fragments and options of neighbour and listener discovery | discovery_is_plain_and_its_options_are_whole |
+//! | a profile without an entry | a_profile_that_says_nothing_denies |
 
 use super::*;
 use crate::abi::{FragKey, FragValue, SlotValue};

@@ -56,8 +56,14 @@ impl<'a> Env for Meanwhile<'a> {
     fn switches(&self) -> Switches {
         self.inner.switches()
     }
-    fn endpoint(&self, slot: u32, ep: &mut Endpoint) -> Result<(), Reason> {
-        self.inner.endpoint(slot, ep)
+    fn endpoint(&self, index: u32, ep: &mut Endpoint) -> Result<(), Reason> {
+        self.inner.endpoint(index, ep)
+    }
+    fn hint(&self, ifindex: u32) -> u32 {
+        self.inner.hint(ifindex)
+    }
+    fn set_hint(&self, ifindex: u32, slot: u32) {
+        self.inner.set_hint(ifindex, slot);
     }
     fn slot_of(&self, ifindex: u32) -> Option<SlotValue> {
         self.inner.slot_of(ifindex)

@@ -18,6 +18,8 @@ mod hammer;
 mod holes;
 #[path = "datapath/incumbent.rs"]
 mod incumbent;
+#[path = "datapath/kept.rs"]
+mod kept;
 #[path = "datapath/loading.rs"]
 mod loading;
 #[path = "datapath/packets.rs"]
@@ -28,6 +30,8 @@ mod proxied;
 mod ring;
 #[path = "datapath/shaped.rs"]
 mod shaped;
+#[path = "datapath/told.rs"]
+mod told;
 #[path = "datapath/verdicts.rs"]
 mod verdicts;
 #[path = "datapath/wild.rs"]
@@ -54,8 +58,14 @@ fn proxied(name: &'static str, work: fn() -> anyhow::Result<()>) -> Trial {
 fn main() {
     kernel_test::run(vec![
         trial("an_empty_object_is_refused", &[], loading::an_empty_object_is_refused),
+        trial(
+            "programs_of_other_layouts_are_refused",
+            &[Need::Env("TIDEPOOL_EBPF_OBJECT")],
+            loading::programs_of_other_layouts_are_refused,
+        ),
         kernel("maps_outlive_the_agent", loading::maps_outlive_the_agent),
         kernel("only_bpffs_holds_pins", loading::only_bpffs_holds_pins),
+        kernel("pins_of_older_layouts_go", loading::pins_of_older_layouts_go),
         kernel("a_pinned_map_of_another_shape_is_refused", loading::a_pinned_map_of_another_shape_is_refused),
         kernel("what_is_applied_is_read_back", loading::what_is_applied_is_read_back),
         kernel(
@@ -67,6 +77,16 @@ fn main() {
         kernel("random_packets_have_one_verdict_in_kernel_and_host", verdicts::random_packets),
         kernel("wild_frames_have_one_reason_in_kernel_and_host", wild::frames),
         kernel("events_come_while_somebody_listens", verdicts::events),
+        kernel("events_say_all_of_a_packet", told::all_of_a_packet),
+        kernel("denies_are_told_and_allows_are_sampled", told::sampled),
+        kernel("events_that_find_no_room_are_counted", told::lost_ones_are_counted),
+        kernel("events_wake_their_reader", told::readers_are_woken),
+        kernel("packets_and_bytes_are_counted_by_reason_and_rule", told::packets_and_bytes),
+        kernel("flows_end_that_were_silent_for_their_age", kept::silent_flows_end),
+        kernel("a_flow_moves_as_a_whole", kept::flows_move_as_a_whole),
+        kernel("who_began_a_flow_is_asked_again", kept::beginners_are_kept),
+        kernel("the_longest_prefix_decides", kept::longest_prefixes),
+        kernel("the_nodes_switches_are_the_programs", kept::switches),
         kernel("filters_are_attached_read_back_and_replaced", attaching::attached_and_replaced),
         kernel("filters_of_others_are_found", attaching::filters_of_others),
         kernel("changes_of_filters_by_others_are_heard", attaching::changes_of_others_are_heard),
@@ -75,7 +95,12 @@ fn main() {
         kernel("real_flows_end_when_they_are_revoked", packets::revoked_flows_end),
         kernel("a_short_linear_area_is_pulled", packets::short_linear_area),
         kernel("ten_thousand_changes_make_not_one_wrong_verdict", churn::not_one_wrong_verdict),
-        kernel("what_is_overwritten_meanwhile_decides_nothing", hammer::hammered),
+        kernel("of_a_torn_endpoint_the_shadow_decides", hammer::shadow_of_a_torn_endpoint),
+        trial(
+            "what_is_overwritten_meanwhile_decides_nothing",
+            &[NEEDS, &[Need::Processors(2)]].concat(),
+            hammer::hammered,
+        ),
         kernel("both_families_are_filtered", evasions::both_families),
         kernel("ports_are_found_behind_extension_headers", evasions::extension_headers),
         kernel("ports_are_not_found_in_ip_options", evasions::ip_options),
@@ -90,6 +115,8 @@ fn main() {
         proxied("translated_connections_are_judged_by_these_tuples", proxied::tuples_and_verdicts),
         kernel("a_packet_ring_is_judged_as_any_packet", ring::ring_of_a_pod),
         kernel("a_flood_of_one_pod_evicts_nobodys_flow", flood::evicts_nobodys_flow),
+        kernel("budgets_are_one_pods_for_one_tick", flood::budgets_are_for_a_tick),
+        kernel("full_tables_take_the_newest", flood::full_tables_take_the_newest),
         kernel("stacked_tags_hide_nothing", holes::stacked_tags),
         kernel(
             "the_node_agents_filters_are_replaced_with_flows_running",

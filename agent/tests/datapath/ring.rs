@@ -102,6 +102,11 @@ pub(crate) fn ring_of_a_pod() -> Result<()> {
             ensure!(came.len() == 1, "of two, one is allowed: {came:02x?}");
         }
         ensure!(count(dp, Reason::Policy)? == 6, "{:?}", counted(dp)?);
+        // Frames shorter than what is asked of longer ones.
+        for (me, to) in [(Who::A.v4(), Who::B.v4()), (Who::A.v6(), Who::B.v6())] {
+            let came = ring(&[Frame::udp((me, 4000), (to, 53)).bytes()])?;
+            ensure!(came.len() == 1, "a datagram of no bytes: {came:02x?}");
+        }
         ensure!(count(dp, Reason::Truncated)? == 0, "what was not linear was not there: {:?}", counted(dp)?);
         // Cut off inside its headers, it is what it seems: too short.
         for len in [20, 33, 40, 53] {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use ebpf_common::abi::{Direction, PeerValue, PortAction, PortKey, PortValue, Reason, proto};
-use ebpf_common::conntrack::tick;
 use ebpf_common::frame::Frame;
-use nix::time::{ClockId, clock_gettime};
 use policy_core::model::Protocol;
 use policy_core::{ClassId, EndpointSets, SetId, Step, VipAddress, VipTarget};
 use rand::rngs::StdRng;
@@ -14,6 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use tidepool_agent::datapath::{Datapath, TestContext};
 
+use super::kept::now;
 use super::world::{Both, MAC, Node, ifindex, ip, options, row, rules};
 use Direction::{In, Out};
 
@@ -51,6 +50,7 @@ pub(crate) fn frames() -> Result<()> {
             let frame = frame(&mut rng, dir, pod)?;
             let ctx = TestContext { ifindex: links[pod], ingress_ifindex: from, repeat: 1 };
             let ran = both.dp.test_run(dir, &frame, &ctx).with_context(|| format!("{frame:02x?}"))?;
+            // Entries of both age by the same clock.
             both.host.now = now()?;
             let facts = ebpf_common::host::Host::facts(&frame, links[pod], from);
             let expected = both.host.run(dir, &frame, facts).reason;
@@ -75,12 +75,6 @@ pub(crate) fn frames() -> Result<()> {
         println!("{FRAMES} frames: {seen:?}");
         Ok(())
     })
-}
-
-/// The kernel's tick: entries of both age by the same clock.
-fn now() -> Result<u32> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?;
-    Ok(tick(now.tv_sec().unsigned_abs() * 1_000_000_000 + now.tv_nsec().unsigned_abs()))
 }
 
 fn reasons(dp: &Datapath) -> Result<BTreeMap<(u8, Reason), u64>> {

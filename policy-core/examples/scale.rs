@@ -23,6 +23,8 @@ use policy_core::{Compiler, CompilerOptions, LocalPod, PodIdentity, Step, Tables
 
 /// Deployments in each namespace; a policy and a Service for each.
 const APPS: usize = 10;
+/// Who owns the namespaces.
+const TEAMS: usize = 50;
 
 /// One change of the world, by the round that it is in.
 type Change = fn(&mut World, usize);
@@ -155,8 +157,9 @@ impl World {
         world.cluster.service_cidrs = ["172.20.0.0/16".parse()].into_iter().flatten().collect();
         for number in 0..namespaces {
             let name = namespace(number);
-            let team = format!("team-{}", number % 10);
-            let mut content = Namespace::with_labels(&name, [("team", team.as_str())]);
+            let (team, stage) = (format!("team-{}", number % TEAMS), format!("env-{}", number % 3));
+            let mut content =
+                Namespace::with_labels(&name, [("team", team.as_str()), ("env", stage.as_str())]);
             for place in 0..pods {
                 let (pod, address) = world.pod(place % APPS);
                 let local = place == number % APPS
@@ -169,6 +172,7 @@ impl World {
                 }
                 content.pods.insert(pod_name, Arc::new(pod));
             }
+            content.policies.insert("scrape".into(), Arc::new(scrape()));
             for place in 0..policies {
                 content.policies.insert(format!("policy-{place}").into(), Arc::new(policy(number, place)));
             }
@@ -249,13 +253,13 @@ impl World {
         let namespaces = if round.is_multiple_of(2) {
             NamespaceMatch::Named(Name::clone(&name))
         } else {
-            NamespaceMatch::Selected(Selector::labels([("team", format!("team-{}", round % 7).as_str())]))
+            NamespaceMatch::Selected(Selector::labels([("team", format!("team-{}", round % TEAMS).as_str())]))
         };
         let rule = Rule {
             peers: Peers::Only(vec![Peer::Pods { namespaces, pods }]),
             ports: Ports::Only(vec![PortMatch::Numbers(PortRange::single(Protocol::Tcp, 4000))]),
         };
-        let policy = Policy { subject: pods_with(0), ingress: Some(vec![rule]), egress: None };
+        let policy = Policy { subject: Selector::default(), ingress: Some(vec![rule]), egress: None };
         self.cluster.namespace_mut(&name).policies.insert("new".into(), Arc::new(policy));
     }
 
@@ -284,6 +288,16 @@ impl World {
     }
 }
 
+/// Lets all pods of a third of all namespaces in.
+fn scrape() -> Policy {
+    let production = NamespaceMatch::Selected(Selector::labels([("env", "env-0")]));
+    let rule = Rule {
+        peers: Peers::Only(vec![Peer::Pods { namespaces: production, pods: Selector::default() }]),
+        ports: Ports::Only(vec![PortMatch::Named { protocol: Protocol::Tcp, name: "metrics".into() }]),
+    };
+    Policy { subject: Selector::default(), ingress: Some(vec![rule]), egress: None }
+}
+
 /// What one app of a namespace lets in, and some of it out.
 fn policy(namespace: usize, place: usize) -> Policy {
     let own = NamespaceMatch::Named(self::namespace(namespace));
@@ -292,7 +306,7 @@ fn policy(namespace: usize, place: usize) -> Policy {
     let far = Peer::Pods {
         namespaces: NamespaceMatch::Selected(Selector::labels([(
             "team",
-            format!("team-{}", (namespace + place) % 10).as_str(),
+            format!("team-{}", (namespace + place) % TEAMS).as_str(),
         )])),
         pods: pods_with((place + 2) % APPS),
     };

@@ -86,6 +86,66 @@ fn an_epoch_that_a_failed_flip_owes_comes_with_the_next() {
 }
 
 #[test]
+fn whatever_takes_something_away_gives_a_new_epoch() {
+    let (mut plain, local) = cluster();
+    let shop = plain.namespace_mut(&"x".into());
+    shop.policies.clear();
+    let http =
+        ContainerPort { name: Some("http".into()), protocol: Protocol::Tcp, port: 80, host_port: None };
+    shop.pods
+        .insert("client".into(), Arc::new(Pod { ports: [http].into(), ..pod("client", 2).as_ref().clone() }));
+    let policy = |ingress: bool, peer: Peer, port: PortMatch| {
+        let rules = vec![Rule { peers: Peers::Only(vec![peer]), ports: Ports::Only(vec![port]) }];
+        let subject = Selector::labels([("app", "server")]);
+        let [ingress, egress] = if ingress { [Some(rules), None] } else { [None, Some(rules)] };
+        Arc::new(Policy { subject, ingress, egress })
+    };
+    let eighty = || PortMatch::Numbers(PortRange::single(Protocol::Tcp, 80));
+    let clients = || {
+        let pods = Selector::labels([("app", "client")]);
+        Peer::Pods { namespaces: NamespaceMatch::Named("x".into()), pods }
+    };
+    let team = Peer::Pods {
+        namespaces: NamespaceMatch::Selected(Selector::labels([("team", "one")])),
+        pods: Selector::default(),
+    };
+    let named = PortMatch::Named { protocol: Protocol::Tcp, name: "http".into() };
+    // A label of the pod, one of its namespace, the number of a named port.
+    type Change = fn(&mut Namespace);
+    let cases: [(Arc<Policy>, Change); 3] = [
+        (policy(true, clients(), eighty()), |shop| drop(shop.pods.insert("client".into(), pod("other", 2)))),
+        (policy(true, team, eighty()), |shop| {
+            shop.labels = Namespace::with_labels("x", [("team", "two")]).labels;
+        }),
+        (policy(false, clients(), named), |shop| {
+            let client = shop.pods.get_mut("client").map(Arc::make_mut).expect("it is there");
+            client.ports =
+                client.ports.iter().map(|port| ContainerPort { port: 81, ..port.clone() }).collect();
+        }),
+    ];
+    for (number, (policy, change)) in cases.into_iter().enumerate() {
+        for split_namespaces in [0, 1024] {
+            let mut old = plain.clone();
+            old.namespace_mut(&"x".into()).policies.insert("p".into(), Arc::clone(&policy));
+            let mut new = old.clone();
+            change(new.namespace_mut(&"x".into()));
+            let options = CompilerOptions { split_namespaces, ..CompilerOptions::default() };
+            let mut compiler = Compiler::new(options, Tables::default());
+            settle(&mut compiler, &old, &local);
+            let before = epoch(&compiler);
+            settle(&mut compiler, &new, &local);
+            assert!(epoch(&compiler) > before, "case {number}, split {split_namespaces}");
+            // Back again: only an addition.
+            let before = epoch(&compiler);
+            if number < 2 {
+                settle(&mut compiler, &old, &local);
+                assert_eq!(epoch(&compiler), before, "case {number}, split {split_namespaces}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_only_adds_gives_no_new_epoch() {
     let (mut cluster, local) = cluster();
     let mut compiler = Compiler::new(CompilerOptions::default(), Tables::default());

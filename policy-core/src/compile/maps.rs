@@ -85,6 +85,11 @@ fn has_now<K: Ord + Copy, V: Clone + PartialEq>(
     before
 }
 
+/// The profile that a row leads to.
+fn profile_of(row: Option<RowValue>) -> Option<u32> {
+    row.map(|row| row.profile).filter(|profile| *profile > PROFILE_ALLOW_ALL)
+}
+
 /// The sets of an endpoint.
 fn sets_of(endpoint: &EndpointSets) -> [u32; 2] {
     [endpoint.ingress.0, endpoint.egress.0]
@@ -140,9 +145,14 @@ impl Maps {
     }
 
     pub(super) fn want_row(&mut self, key: RowKey, value: Option<RowValue>) {
-        let before = self.leads_to(key);
-        want(&self.installed.rows, &mut self.rows, key, value);
-        self.recount(before, self.leads_to(key));
+        // Asked thousands of times where a set comes: each map once.
+        let stands = self.installed.rows.get(&key).copied();
+        let wanted = match stands == value {
+            true => self.rows.remove(&key),
+            false => self.rows.insert(key, value),
+        };
+        let profile = |pending: Option<RowValue>| profile_of(stands.or(pending));
+        self.recount(profile(wanted.flatten()), profile(value));
     }
 
     pub(super) fn want_cidr(&mut self, key: IpNetwork, value: Option<CidrValue>) {
@@ -183,8 +193,7 @@ impl Maps {
     /// The profile that a row leads to, in the maps or to be there.
     fn leads_to(&self, key: RowKey) -> Option<u32> {
         let pending = || self.rows.get(&key).and_then(Option::as_ref);
-        let row = self.installed.rows.get(&key).or_else(pending)?;
-        Some(row.profile).filter(|profile| *profile > PROFILE_ALLOW_ALL)
+        profile_of(self.installed.rows.get(&key).or_else(pending).copied())
     }
 
     fn recount(&mut self, before: Option<u32>, after: Option<u32>) {

@@ -24,7 +24,7 @@ pub(super) struct Numbers {
     term_refs: Counts,
     /// Sets and profiles that name a rule.
     rule_refs: Counts,
-    /// Classes of Services that are made of a class.
+    /// Classes that are made of a class, or known to have been it.
     part_refs: Counts,
 }
 
@@ -75,7 +75,10 @@ impl Numbers {
     }
 
     pub(super) fn class(&mut self, content: Class) -> u32 {
-        let (id, new) = self.classes.number(content);
+        let (id, new) = match self.inherit(&content) {
+            Some(inherited) => inherited,
+            None => self.classes.number(content),
+        };
         if let Some(class) = self.classes.get(id).filter(|_| new) {
             for part in parts(class) {
                 self.part_refs.add(part.0);
@@ -94,7 +97,7 @@ impl Numbers {
         (id, new)
     }
 
-    /// Whether the class of a Service is made of a class.
+    /// Whether another class is made of a class, or was it.
     pub(super) fn is_part(&self, class: u32) -> bool {
         self.part_refs.has(class)
     }
@@ -135,5 +138,10 @@ fn parts(class: &Class) -> impl Iterator<Item = ClassId> {
         Class::Service { backends, front } => (backends.as_ref(), *front),
         _ => (&[][..], None),
     };
-    backends.iter().map(|backend| backend.class).chain(front.map(|front| front.class))
+    // Rows are asked for under the number that an heir had.
+    let former = match class {
+        Class::Heir { of, .. } => Some(*of),
+        _ => None,
+    };
+    backends.iter().map(|backend| backend.class).chain(front.map(|front| front.class)).chain(former)
 }

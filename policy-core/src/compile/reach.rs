@@ -104,6 +104,33 @@ impl Reach {
         found
     }
 
+    /// The sets, of these, that may say something else to one class than to another: only those that ask for what the
+    /// two do not have in common.
+    pub(super) fn sets_between(
+        &self,
+        numbers: &Numbers,
+        classes: [u32; 2],
+        active: &BTreeSet<u32>,
+    ) -> BTreeSet<u32> {
+        let known = classes.map(|class| numbers.classes.get(class).and_then(|content| features(content)));
+        let [Some((one, here)), Some((other, there))] = known else {
+            // What a set says to all others it says to both, or it speaks of one of them.
+            let spoken_of = classes.into_iter().filter(|class| *class != CLASS_NONE);
+            return spoken_of.flat_map(|class| self.sets_of(numbers, class, active)).collect();
+        };
+        let mut found = self.unknown.clone();
+        let apart = one.symmetric_difference(&other);
+        found.extend(apart.filter_map(|(id, _)| self.asked.get(id)).flatten());
+        if here != there {
+            let speaks =
+                |term: &Arc<Term>| [here, there].into_iter().flatten().any(|home| speaks_of(term, home));
+            let at_home = self.at_home.iter().filter(|(_, terms)| terms.iter().any(speaks));
+            found.extend(at_home.map(|(set, _)| *set));
+        }
+        found.retain(|set| active.contains(set));
+        found
+    }
+
     /// The active sets, of these, that may say something else to a class than to class 0.
     pub(super) fn sets_of(&self, numbers: &Numbers, class: u32, active: &BTreeSet<u32>) -> BTreeSet<u32> {
         let content = numbers.classes.get(class).filter(|_| class != CLASS_NONE);
@@ -118,6 +145,20 @@ impl Reach {
         found.retain(|set| active.contains(set));
         found
     }
+}
+
+/// A term that a class satisfies; of a named port with the number that its pods give to it.
+type Feature = (TermId, Option<u16>);
+
+/// What a class that is no more than terms and a home says of its addresses.
+fn features(class: &Class) -> Option<(BTreeSet<Feature>, Option<&Home>)> {
+    let (_, home) = parts(class)?;
+    let numbered = match class {
+        Class::Pod { ports, .. } => ports.iter().map(|(id, port)| (*id, Some(*port))).collect(),
+        _ => Vec::new(),
+    };
+    let terms = class.terms().iter().map(|id| (*id, None));
+    Some((terms.chain(numbered).collect(), home))
 }
 
 /// Terms and home of a class that is no more than these.

@@ -36,6 +36,18 @@ impl<K: Eq + Hash> Registry<K> {
         (id, true)
     }
 
+    /// Gives a content one of the numbers that were taken; refused where either has another already.
+    pub(super) fn adopt(&mut self, content: K, id: u32) -> bool {
+        let is_taken = id < self.next && !self.free.contains(&id) && !self.by_id.contains_key(&id);
+        if !is_taken || self.by_content.contains_key(&content) {
+            return false;
+        }
+        let content = Arc::new(content);
+        self.by_content.insert(Arc::clone(&content), id);
+        self.by_id.insert(id, content);
+        true
+    }
+
     /// The number of a content.
     pub(super) fn intern(&mut self, content: K) -> u32 {
         self.number(content).0
@@ -105,6 +117,16 @@ mod tests {
         registry.forget(4);
         registry.forget(3);
         assert_eq!((registry.intern("b"), registry.intern("d"), registry.intern("e")), (3, 4, 6));
+    }
+
+    #[test]
+    fn only_a_number_that_was_taken_is_adopted_once_and_by_a_new_content() {
+        let mut registry = Registry::new(1, &[2, 4].into());
+        assert_eq!(registry.intern("a"), 1);
+        let adopted = [("a", 2), ("b", 1), ("b", 3), ("b", 5), ("b", 2), ("c", 2), ("b", 4), ("c", 4)]
+            .map(|(content, id)| registry.adopt(content, id));
+        assert_eq!(adopted, [false, false, false, false, true, false, false, true]);
+        assert_eq!((registry.intern("b"), registry.intern("c"), registry.intern("d")), (2, 4, 3));
     }
 
     #[test]

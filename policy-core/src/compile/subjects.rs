@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ebpf_common::abi::{CLASS_NONE, PROFILE_ALLOW_ALL, RowKey, RowValue};
+use ebpf_common::abi::{PROFILE_ALLOW_ALL, RowKey, RowValue};
 
 use super::book::{SpaceChange, merge};
 use super::engine::Compiler;
@@ -187,10 +187,7 @@ impl Compiler {
         };
         let mut narrower = BTreeSet::new();
         for (from, to) in moves {
-            // What a set says to all others it says to both ends, or it speaks of one of them.
-            let ends = [from, to].into_iter().filter(|class| class.0 != CLASS_NONE);
-            let sets = ends.map(|class| self.state.reach.sets_of(&self.numbers, class.0, &sets));
-            for set in sets.flatten() {
+            for set in self.state.reach.sets_between(&self.numbers, [from.0, to.0], &sets) {
                 let before = self.judged(set, from, |key| self.maps.installed.rows.get(&key).copied());
                 let after = self.judged(set, to, |key| self.maps.row(key));
                 if before.zip(after).is_some_and(|(before, after)| narrows(before, after, &covers)) {

@@ -4,6 +4,7 @@
 mod ask;
 mod histories;
 mod programs;
+mod restarts;
 mod steps;
 mod transitions;
 #[path = "../world/mod.rs"]

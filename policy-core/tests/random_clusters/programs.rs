@@ -16,7 +16,7 @@ type Ports = Vec<(PortKey, PortValue)>;
 
 /// What programs that run may have read.
 #[derive(Default)]
-struct Running {
+pub(super) struct Running {
     sets: BTreeSet<SetId>,
     /// The row that a set and class lead to.
     rows: BTreeMap<(SetId, ClassId), Option<RowValue>>,
@@ -26,7 +26,7 @@ struct Running {
 
 impl Running {
     /// One entry was written.
-    fn look(&mut self, maps: &Tables) -> Result<(), TestCaseError> {
+    pub(super) fn look(&mut self, maps: &Tables) -> Result<(), TestCaseError> {
         for ((set, class), row) in &self.rows {
             prop_assert_eq!(maps.row(*set, *class), *row, "{:?} {:?}", set, class);
         }
@@ -58,7 +58,7 @@ impl Running {
 }
 
 /// The steps up to the grace, and those after it.
-fn parts(steps: Vec<Step>) -> [Vec<Step>; 2] {
+pub(super) fn parts(steps: Vec<Step>) -> [Vec<Step>; 2] {
     let mut before = steps;
     let flip = before.iter().position(|step| *step == Step::Grace).unwrap_or(before.len());
     let after = before.split_off(flip);

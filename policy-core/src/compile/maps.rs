@@ -190,12 +190,6 @@ impl Maps {
         self.installed.rows.range(range).map(|(key, _)| *key).chain(pending).collect()
     }
 
-    /// The profile that a row leads to, in the maps or to be there.
-    fn leads_to(&self, key: RowKey) -> Option<u32> {
-        let pending = || self.rows.get(&key).and_then(Option::as_ref);
-        profile_of(self.installed.rows.get(&key).or_else(pending).copied())
-    }
-
     fn recount(&mut self, before: Option<u32>, after: Option<u32>) {
         if before == after {
             return;
@@ -269,10 +263,22 @@ impl Maps {
     }
 
     fn has_row(&mut self, key: RowKey, row: Option<RowValue>) {
-        let (led, after) = (self.leads_to(key), row.map(|_| key.class));
-        let before = has_now(&mut self.installed.rows, &mut self.rows, key, row).map(|_| key.class);
-        self.recount(led, self.leads_to(key));
-        self.mention(before, after);
+        // As `has_now`, and as often asked as `want_row`.
+        let pending = self.rows.get(&key).copied();
+        let before = match row {
+            Some(row) => self.installed.rows.insert(key, row),
+            None => self.installed.rows.remove(&key),
+        };
+        let wish = pending.unwrap_or(before);
+        let owed = (wish != row).then_some(wish);
+        match (owed, pending) {
+            (Some(_), Some(_)) | (None, None) => {}
+            (Some(wish), None) => drop(self.rows.insert(key, wish)),
+            (None, Some(_)) => drop(self.rows.remove(&key)),
+        }
+        let led = profile_of(before.or(pending.flatten()));
+        self.recount(led, profile_of(row.or(owed.flatten())));
+        self.mention(before.map(|_| key.class), row.map(|_| key.class));
     }
 
     fn has_cidr(&mut self, key: IpNetwork, value: Option<CidrValue>) {

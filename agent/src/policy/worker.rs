@@ -276,8 +276,8 @@ impl<K: Kernel> Worker<K> {
         self.leftover.plan(!before.is_empty(), removals);
     }
 
-    /// Moves all addresses from the classes that say what they were for a former agent to those that need not, before any
-    /// change has to wait for that. The former rows go first: maps need not have room for three times as many.
+    /// Moves the addresses whose classes say what they were for a former agent to those that need not, before any change
+    /// has to wait for that. The former rows go first: maps need not have room for three times as many.
     fn finish_take_over(&mut self) {
         let former = self.leftover.take();
         match self.apply(&[Step::Grace]).and_then(|()| self.remove(&former)) {

@@ -192,8 +192,8 @@ impl Compiler {
         &self.maps.installed
     }
 
-    /// Whether the last update took over a former agent's maps: the next one moves all addresses once more, from the
-    /// classes that say what they were to those that need not.
+    /// Whether the last update took over a former agent's maps: the next one moves the addresses whose class says what
+    /// they were, those that could not keep the number of a former class.
     pub fn is_taking_over(&self) -> bool {
         self.state.heirs
     }
